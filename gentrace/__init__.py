@@ -1,0 +1,68 @@
+"""See what a language model looks at while it writes.
+
+Wrap your own ``model.generate(...)`` in ``with gentrace.record(model, tokenizer) as recorder:`` and read
+``recorder.trace``.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gentrace.errors import (
+    AttentionUnavailable,
+    CaptureBudgetError,
+    CaptureError,
+    FidelityWarning,
+    GentraceError,
+    StudyError,
+    TraceFormatError,
+    UnsupportedModel,
+    ViewBudgetError,
+    ViewError,
+)
+
+if TYPE_CHECKING:
+    from gentrace import views
+    from gentrace.capture.recorder import generate, record
+    from gentrace.trace.file import load
+    from gentrace.trace.trace import Trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionUnavailable",
+    "CaptureBudgetError",
+    "CaptureError",
+    "FidelityWarning",
+    "GentraceError",
+    "StudyError",
+    "Trace",
+    "TraceFormatError",
+    "UnsupportedModel",
+    "ViewBudgetError",
+    "ViewError",
+    "generate",
+    "load",
+    "record",
+    "views",
+]
+
+_HOMES = {
+    "Trace": "gentrace.trace.trace",
+    "generate": "gentrace.capture.recorder",
+    "load": "gentrace.trace.file",
+    "record": "gentrace.capture.recorder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is heavy when it is first used, so that ``import gentrace`` costs next to nothing."""
+    if name == "views":
+        return import_module("gentrace.views")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'gentrace' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, "__version__"]

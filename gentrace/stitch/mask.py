@@ -1,0 +1,156 @@
+"""Masks as rules.
+
+Nearly every attention mask lets a row see one unbroken run of keys: causal, sliding-window, chunked, padded,
+bidirectional and prefix masks all do. Two integers a row then say everything, in any mixture of these rules, without
+trusting what a configuration claims: they are read off the mask that the kernel was really given. Rows that are not
+one run are kept as packed bits.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gentrace.axes import Visible
+from gentrace.errors import UnsupportedModel
+from gentrace.stitch.plan import Landing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VisibleKeys:
+    """Which keys each query of one sequence may see."""
+
+    start: Tensor
+    """[query] int32, first visible key."""
+    stop: Tensor
+    """[query] int32, one past the last visible key."""
+    rows: Tensor
+    """[row] int32, the queries whose visible keys are not one run."""
+    bits: Tensor
+    """[row, byte] uint8, their visible keys, packed little-endian."""
+
+    @classmethod
+    def from_runs(cls, start: Tensor, stop: Tensor) -> "VisibleKeys":
+        """Make a mask in which every row is one run."""
+        empty = torch.zeros(0, dtype=torch.int32), torch.zeros(0, 0, dtype=torch.uint8)
+        return cls(start.to(torch.int32), stop.to(torch.int32), *empty)
+
+    @classmethod
+    def from_dense(cls, visible: Visible) -> "VisibleKeys":
+        """Compress ``[query, key]`` booleans."""
+        start, stop, one_run = find_runs(visible)
+        rows = (~one_run).nonzero().flatten()
+        packed = np.packbits(visible[rows].numpy(), axis=-1, bitorder="little")
+        return cls(start.to(torch.int32), stop.to(torch.int32), rows.to(torch.int32), torch.from_numpy(packed))
+
+    def dense(self, keys: int, queries: slice = slice(None)) -> Visible:
+        """Expand to booleans.
+
+        Args:
+            keys: Number of key columns.
+            queries: Which query rows.
+
+        Returns:
+            ``[query, key]``, true where the query may look.
+        """
+        column = torch.arange(keys)
+        start, stop = self.start[queries, None], self.stop[queries, None]
+        visible = (column >= start) & (column < stop)
+        if len(self.rows):
+            chosen = torch.arange(len(self.start))[queries]
+            place = torch.full((len(self.start),), -1)
+            place[chosen] = torch.arange(len(chosen))
+            target = place[self.rows.long()]
+            bits = np.unpackbits(self.bits[target >= 0].numpy(), axis=-1, count=keys, bitorder="little")
+            visible[target[target >= 0]] = torch.from_numpy(bits).bool()
+        return visible
+
+    def same_as(self, other: "VisibleKeys") -> bool:
+        """Whether both masks hide the same keys, stored alike."""
+        mine, theirs = (self.start, self.stop, self.rows, self.bits), (other.start, other.stop, other.rows, other.bits)
+        return all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FragmentMask:
+    """The mask of one fragment, in absolute positions."""
+
+    start: Tensor
+    """[batch or 1, query], first visible position."""
+    stop: Tensor
+    """[batch or 1, query], one past the last visible position."""
+    dense: Tensor | None
+    """[batch or 1, query, key] booleans over the fragment's keys, only if some row is not one run."""
+    bias: Tensor | None
+    """[batch or 1, head or 1, query, key] what was added to the scores beside hiding keys, only if anything was."""
+
+
+def find_runs(visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Find each row's run of visible keys.
+
+    Args:
+        visible: ``[..., query, key]`` booleans.
+
+    Returns:
+        First visible column, one past the last, and whether all between them are visible; each ``[..., query]``. A row
+        that sees nothing is the empty run (0, 0).
+    """
+    keys = visible.shape[-1]
+    column = torch.arange(keys, device=visible.device, dtype=torch.int32)
+    zero = column.new_zeros(())
+    stop = torch.where(visible, column + 1, zero).amax(-1)
+    start = torch.minimum(keys - torch.where(visible, keys - column, zero).amax(-1), stop)
+    return start, stop, visible.sum(-1) == stop - start
+
+
+def unmasked(landing: Landing, *, causal: bool, window: int | None = None, aligned_left: bool = False) -> FragmentMask:
+    """The mask of a kernel that was given none.
+
+    Args:
+        landing: Where the fragment lands.
+        causal: Whether the kernel itself hides later keys.
+        window: Newest keys that the kernel itself lets a row see.
+        aligned_left: Whether a causal kernel aligns its triangle to the first key instead of to the last.
+    """
+    position = torch.arange(landing.query_start, landing.query_stop)
+    stop = torch.full_like(position, landing.query_stop)
+    if causal:
+        stop = position + 1 if not aligned_left else torch.arange(landing.queries) + landing.key_start + 1
+    start = torch.full_like(position, landing.key_start)
+    if window is not None:
+        start = torch.maximum(start, position - window + 1)
+    return FragmentMask(start[None], stop[None], None, None)
+
+
+def read_mask(mask: Tensor, landing: Landing) -> FragmentMask:
+    """Read the mask that a kernel was given.
+
+    Args:
+        mask: ``[batch or 1, head or 1, query, key]``, booleans (true: visible) or numbers added to the scores.
+        landing: Where the fragment lands.
+
+    Returns:
+        The runs of visible positions, and what does not fit into them.
+
+    Raises:
+        UnsupportedModel: If heads see different keys.
+    """
+    mask = mask[..., : landing.keys]
+    bias = None
+    if mask.dtype == torch.bool:
+        visible = mask
+    else:
+        visible = mask > torch.finfo(mask.dtype).min / 2
+        if bool((visible & (mask != 0)).any()):
+            bias = torch.where(visible, mask, mask.new_zeros(())).float()
+    if visible.shape[1] > 1 and not bool((visible == visible[:, :1]).all()):
+        raise UnsupportedModel(
+            "reading an attention mask",
+            f"its {visible.shape[1]} heads see different keys (mask of shape {tuple(mask.shape)})",
+            "masks that differ by head are not supported yet; exclude the layer with layers=",
+        )
+    visible = visible[:, 0]
+    start, stop, one_run = find_runs(visible)
+    dense = None if bool(one_run.all()) else visible
+    return FragmentMask(start + landing.key_start, stop + landing.key_start, dense, bias)

@@ -1,0 +1,123 @@
+"""Scores and weights from queries and keys, in float32, with every term that a kernel may add on the way.
+
+score = softcap(dot * scale) + bias where visible, −inf elsewhere; weight = softmax over the scores and, where a layer
+has learned sinks, over one more logit whose share is then dropped.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float, Float32
+from torch import Tensor
+
+from gentrace.axes import PerHead
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRule:
+    """How a layer turns dot products into scores and weights."""
+
+    scale: float
+    """Factor on the dot product."""
+    softcap: float | None = None
+    """Bound c of ``c * tanh(score / c)``, if the layer has one."""
+    sinks: Tensor | None = None
+    """[head] logit of the learned sink, if the layer has one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreTerms:
+    """One query row of one head, term by term, so that the numbers can be added up by hand.
+
+    ``weight = exp(score - logsumexp)``; where visible, ``score = softcap * tanh(dot * scale / softcap) + bias``, or
+    ``dot * scale + bias`` for a layer without softcap.
+    """
+
+    dot: Float32[Tensor, " key"]
+    """[key] query · key."""
+    scale: float
+    """Factor on the dot product."""
+    bias: Float32[Tensor, " key"]
+    """[key] added position bias; 0 where there is none."""
+    softcap: float | None
+    """Bound of the tanh, or None."""
+    visible: Bool[Tensor, " key"]
+    """[key] whether the mask lets the query look there."""
+    score: Float32[Tensor, " key"]
+    """[key] what went into softmax; −inf where masked."""
+    sink: float | None
+    """Logit of the learned sink, or None."""
+    logsumexp: float
+    """Log of the softmax denominator, sink included."""
+    weight: Float32[Tensor, " key"]
+    """[key] attention, 0 … 1."""
+
+
+def dot_products(
+    queries: Float[Tensor, "*batch head query dim"], keys: Float[Tensor, "*batch kv_head key dim"]
+) -> Float32[Tensor, "*batch head query key"]:
+    """Query · key for every pair, in float32.
+
+    Args:
+        queries: ``[head, query, dim]``, with any leading axes.
+        keys: ``[kv_head, key, dim]``; each serves ``head / kv_head`` query heads in turn.
+    """
+    grouped = rearrange(queries.float(), "... (kv_head group) q dim -> ... kv_head group q dim", kv_head=keys.shape[-3])
+    dots = einsum(grouped, keys.float(), "... kv_head group q dim, ... kv_head k dim -> ... kv_head group q k")
+    return rearrange(dots, "... kv_head group q k -> ... (kv_head group) q k")
+
+
+def scores_from(
+    queries: Float[Tensor, "*batch head query dim"],
+    keys: Float[Tensor, "*batch kv_head key dim"],
+    visible: Bool[Tensor, "#*batch query key"],
+    rule: ScoreRule,
+    bias: Float[Tensor, "#*batch bias_head query key"] | None = None,
+) -> Float32[Tensor, "*batch head query key"]:
+    """What the layer fed to softmax.
+
+    Args:
+        queries: ``[head, query, dim]`` as they entered the kernel, with any leading axes.
+        keys: ``[kv_head, key, dim]`` as they entered the kernel.
+        visible: ``[query, key]`` which keys each query may see.
+        rule: Scale, softcap and sinks.
+        bias: ``[head or 1, query, key]`` position bias, if any.
+
+    Returns:
+        ``[head, query, key]``, −inf where masked.
+    """
+    scores = dot_products(queries, keys).mul_(rule.scale)
+    if rule.softcap is not None:
+        scores = scores.div_(rule.softcap).tanh_().mul_(rule.softcap)
+    if bias is not None:
+        scores += bias
+    return scores.masked_fill_(~visible.unsqueeze(-3), -torch.inf)
+
+
+def log_denominator(
+    scores: Float32[Tensor, "*batch head query key"], sinks: PerHead | None
+) -> Float32[Tensor, "*batch head query"]:
+    """Log of the softmax denominator of each row, the sink's share included."""
+    total = scores.logsumexp(-1)
+    return total if sinks is None else torch.logaddexp(total, sinks.float()[:, None])
+
+
+def weights_from(
+    scores: Float32[Tensor, "*batch head query key"], sinks: PerHead | None = None
+) -> Float32[Tensor, "*batch head query key"]:
+    """Softmax over scores; with sinks the rows sum to less than 1. A row that sees nothing is 0."""
+    total = log_denominator(scores, sinks)[..., None]
+    return (scores - total.masked_fill(total == -torch.inf, 0.0)).exp_()
+
+
+def attend(
+    scores: Float32[Tensor, "*batch head query key"],
+    values: Float[Tensor, "*batch kv_head key value_dim"],
+    sinks: PerHead | None = None,
+) -> Float32[Tensor, "*batch query head value_dim"]:
+    """softmax(scores)·v in float32: what a kernel should have returned for these rows."""
+    weights = weights_from(scores, sinks)
+    grouped = rearrange(weights, "... (kv_head group) q k -> ... kv_head group q k", kv_head=values.shape[-3])
+    mixed = einsum(grouped, values.float(), "... kv_head group q k, ... kv_head k dim -> ... kv_head group q dim")
+    return rearrange(mixed, "... kv_head group q dim -> ... q (kv_head group) dim")

@@ -1,0 +1,1 @@
+"""What was seen, frozen: tokens, layers, the trace and its file."""

@@ -1,0 +1,218 @@
+"""One trace, one ``.safetensors`` file.
+
+The header carries a format version and everything that is not a tensor, as JSON; nothing in it is ever executed. The
+file is written under a temporary name, flushed and renamed, so a crash never leaves half a trace under the final name.
+Each tensor's sums are in the header, so a changed byte is noticed when it is read, and opening stays lazy.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+
+from gentrace.errors import TraceFormatError
+from gentrace.trace.info import Fidelity, LayerFidelity, LayerInfo, Meta
+from gentrace.trace.store import FileStore, checksums
+from gentrace.trace.tokens import Tokens
+from gentrace.trace.trace import Trace
+
+FORMAT = "gentrace"
+VERSION = 1
+TOKEN_TENSORS = (
+    "ids",
+    "logprobs",
+    "sampled_logprobs",
+    "entropy",
+    "rank",
+    "top_ids",
+    "top_logprobs",
+    "top_sampled_logprobs",
+)
+
+
+def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
+    """Write a trace; see `Trace.save`."""
+    target = Path(path)
+    tokens = trace.tokens
+    tensors = {f"tokens.{name}": getattr(tokens, name) for name in TOKEN_TENSORS}
+    tensors |= {name: trace.store.tensor(name) for name in trace.store.names() if not name.startswith("tokens.")}
+    # A view of a larger recording buffer must be copied: safetensors writes whole storages.
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    body = {
+        "length": trace.length,
+        "layers": [asdict(info) for info in trace.layers],
+        "masks": [[index, kind, mask] for (index, kind), mask in trace.masks.items()],
+        "fidelity": {
+            "tolerance": trace.fidelity.tolerance,
+            "layers": [[index, layer.error, list(layer.rows)] for index, layer in trace.fidelity.layers.items()],
+        },
+        "meta": asdict(trace.meta),
+        "tokens": {
+            "texts": list(tokens.texts),
+            "prompt_length": tokens.prompt_length,
+            "top_texts": [list(texts) for texts in tokens.top_texts],
+        },
+        "sums": {name: checksums(tensor) for name, tensor in tensors.items()},
+    }
+    text = json.dumps(body, ensure_ascii=True)
+    header = {"format": FORMAT, "version": str(VERSION), "trace": text, "digest": _digest(text)}
+    write_atomically(target, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def load(path: str | PathLike[str]) -> Trace:
+    """Open a saved trace. Tensors are read from the file when they are asked for.
+
+    Args:
+        path: A file written by `Trace.save`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TraceFormatError: If the file is not a whole trace of a version that this gentrace reads.
+    """
+    source = Path(path)
+    body = _read_header(source)
+    try:
+        store = FileStore(source, body["sums"])
+        trace = _build(body, store)
+        missing = _expected_names(trace) ^ set(store.names())
+        wrong_shapes = [] if missing else _wrong_shapes(trace)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, SafetensorError) as error:
+        raise _damaged(source, f"its header does not describe a trace: {error!r}") from error
+    if missing:
+        raise _damaged(source, f"tensors missing or foreign: {', '.join(sorted(missing)[:3])}")
+    if wrong_shapes:
+        raise _damaged(source, f"tensors of the wrong shape: {', '.join(wrong_shapes[:3])}")
+    return trace
+
+
+def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``target``, flush it to disk and rename it.
+
+    Raises:
+        OSError: If it cannot be written; no file is left behind.
+    """
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        _flush(temporary)
+        _give_default_mode(temporary)
+        os.replace(temporary, target)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"cannot write: {error}", str(target)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush(target.parent)
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _give_default_mode(path: Path) -> None:
+    """Undo mkstemp's owner-only mode."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _damaged(source: Path, seen: str) -> TraceFormatError:
+    return TraceFormatError(f"loading {source}", seen, "the file is damaged or not a trace; record it again")
+
+
+def _read_header(source: Path) -> dict[str, Any]:
+    size = source.stat().st_size
+    with source.open("rb") as file:
+        prefix = file.read(8)
+    if len(prefix) < 8 or struct.unpack("<Q", prefix)[0] > size - 8:
+        raise _damaged(source, f"{size} bytes are not a safetensors file, or not all of it")
+    try:
+        with safe_open(source, framework="pt") as file:
+            header = file.metadata() or {}
+    except SafetensorError as error:
+        raise _damaged(source, str(error)) from error
+    if header.get("format") != FORMAT:
+        raise TraceFormatError(f"loading {source}", "a safetensors file, but not a trace", "give a file of Trace.save")
+    if header.get("version") != str(VERSION):
+        raise TraceFormatError(
+            f"loading {source}",
+            f"format version {header.get('version')!r}; this gentrace reads version {VERSION}",
+            "update gentrace",
+        )
+    text = header.get("trace", "")
+    if _digest(text) != header.get("digest"):
+        raise _damaged(source, "its header was changed after it was written")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise _damaged(source, f"its header is not JSON: {error}") from error
+
+
+def _build(body: dict[str, Any], store: FileStore) -> Trace:
+    layers = tuple(
+        LayerInfo(**info | {"sinks": None if info["sinks"] is None else tuple(info["sinks"])})
+        for info in body["layers"]
+    )
+    fidelity = Fidelity(
+        {index: LayerFidelity(error, tuple(rows)) for index, error, rows in body["fidelity"]["layers"]},
+        body["fidelity"]["tolerance"],
+    )
+    meta = Meta(**body["meta"])
+    masks = {(index, kind): mask for index, kind, mask in body["masks"]}
+    words = body["tokens"]
+
+    def read_tokens() -> Tokens:
+        return Tokens(
+            texts=tuple(words["texts"]),
+            prompt_length=words["prompt_length"],
+            top_texts=tuple(tuple(texts) for texts in words["top_texts"]),
+            **{name: store.tensor(f"tokens.{name}") for name in TOKEN_TENSORS},
+        )
+
+    return Trace(layers, body["length"], fidelity, meta, masks, store, read_tokens)
+
+
+def _expected_names(trace: Trace) -> set[str]:
+    names = {f"tokens.{name}" for name in TOKEN_TENSORS}
+    names |= {f"masks.{mask}.{part}" for mask in trace.masks.values() for part in ("start", "stop", "rows", "bits")}
+    for info in trace.layers:
+        prefix = f"layers.{info.index}.{info.kind}"
+        names |= {f"{prefix}.queries", f"{prefix}.keys"}
+        names |= {f"{prefix}.{extra}" for extra in ("values", "bias")} & set(trace.store.names())
+    return names
+
+
+def _wrong_shapes(trace: Trace) -> list[str]:
+    """Tensors whose shapes contradict the header, so that no later read can go out of bounds."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for info in trace.layers:
+        prefix = f"layers.{info.index}.{info.kind}"
+        expected[f"{prefix}.queries"] = (info.heads, trace.length, info.head_dim)
+        expected[f"{prefix}.keys"] = (info.kv_heads, trace.length, info.head_dim)
+    for mask in trace.masks.values():
+        expected |= {f"masks.{mask}.{part}": (trace.length,) for part in ("start", "stop")}
+    return [name for name, shape in expected.items() if trace.store.shape(name) != shape]

@@ -1,0 +1,84 @@
+"""What a trace says about the layers, the run and its own exactness."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["self", "cross", "encoder"]
+"""Which attention of a layer; "cross" and "encoder" only inside encoder-decoder models."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """One layer's attention."""
+
+    index: int
+    """The model's own layer number."""
+    name: str
+    """Module path inside the model."""
+    kind: Kind
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    """Key/value heads; each serves ``heads / kv_heads`` query heads."""
+    head_dim: int
+    """Components of a query or key vector."""
+    scale: float
+    """Factor on query · key."""
+    softcap: float | None
+    """Bound of the tanh on scores, if the layer has one."""
+    window: int | None
+    """Newest keys that a row may see, if the layer slides."""
+    sinks: tuple[float, ...] | None
+    """[head] logits of learned attention sinks, if the layer has them."""
+    source: str
+    """The tap that saw it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFidelity:
+    """How far softmax(q·k)·v, recomputed from the recorded rows, is from what the kernel returned."""
+
+    error: float
+    """Largest absolute difference in a checked row, divided by that row's largest absolute value; NaN if none was
+    checked."""
+    rows: tuple[int, ...]
+    """The query rows that were checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """A trace's proof of itself, layer by layer."""
+
+    layers: Mapping[int, LayerFidelity]
+    """Per layer number."""
+    tolerance: float
+    """Error above which a ``FidelityWarning`` is given, for the dtype the model ran in."""
+
+    @property
+    def error(self) -> float:
+        """Largest error of any layer; NaN if nothing was checked."""
+        errors = [layer.error for layer in self.layers.values() if layer.rows]
+        return max(errors) if errors else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """Where a trace comes from."""
+
+    model: str
+    """Name or folder that the model was loaded from, or its class."""
+    config_hash: str
+    """SHA-256 of the model's configuration."""
+    generation: Mapping[str, Any]
+    """Arguments of generation that differ from the defaults; empty for a plain forward."""
+    kernel: str
+    """Attention implementation that ran."""
+    dtype: str
+    """Data type of queries and keys."""
+    versions: Mapping[str, str]
+    """Versions of gentrace, torch and transformers."""
+    time: str
+    """When the recording ended, ISO 8601 in UTC."""
+    complete: bool = True
+    """False when the generation was cut short by an exception."""
