@@ -1,0 +1,97 @@
+"""The interface tap: seeing what transformers' attention-function registry is called with.
+
+Modules look up their kernel with ``AttentionInterface.get_interface`` at every forward and hand themselves over as its
+first argument. While any recorder is active, that look-up returns the same kernel with an observer behind it; a call
+from a module that nobody records goes straight through. Watching the look-up rather than single entries also sees
+eager attention, which has no entry, and kernels that the user registered.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from transformers.modeling_utils import AttentionInterface
+
+from gentrace.errors import CaptureError
+
+Kernel = Callable[..., tuple[Tensor, Any]]
+
+
+class Observer(Protocol):
+    """Somebody who records some modules."""
+
+    def see_attention(
+        self,
+        module: nn.Module,
+        implementation: str,
+        inputs: tuple[Tensor, Tensor, Tensor, Any],
+        options: dict[str, Any],
+        output: Tensor,
+    ) -> None:
+        """Take note of one kernel call, after it returned.
+
+        Args:
+            module: The attention module.
+            implementation: Name of the kernel.
+            inputs: Query, key, value ``[batch, head, position, dim]`` and the mask.
+            options: The kernel's keyword arguments.
+            output: ``[batch, query, head, dim]`` what the kernel returned.
+        """
+        ...
+
+
+_lock = threading.Lock()
+_observers: dict[int, Observer] = {}
+_original = AttentionInterface.get_interface
+
+
+def watch(modules: list[nn.Module], observer: Observer) -> None:
+    """Send the kernel calls of these modules to ``observer``, until `unwatch`.
+
+    Raises:
+        CaptureError: If one of them is already being watched; then none of them is watched by this call.
+    """
+    global _original
+    with _lock:
+        if any(id(module) in _observers for module in modules):
+            raise CaptureError(
+                f"recording {type(modules[0]).__name__}",
+                "another recorder is recording this model already",
+                "leave the other `with gentrace.record(...)` block first",
+            )
+        if not _observers:
+            _original = AttentionInterface.get_interface
+            AttentionInterface.get_interface = _watched_look_up
+        _observers.update((id(module), observer) for module in modules)
+
+
+def unwatch(modules: list[nn.Module], observer: Observer) -> None:
+    """Stop watching these modules; the registry is as it was once nobody watches any. Twice is harmless."""
+    with _lock:
+        for module in modules:
+            if _observers.get(id(module)) is observer:
+                del _observers[id(module)]
+        if not _observers:
+            AttentionInterface.get_interface = _original
+
+
+def _watched_look_up(self: AttentionInterface, attn_implementation: str, default: Kernel) -> Kernel:
+    kernel = _original(self, attn_implementation, default)
+    return _observed(kernel, attn_implementation)
+
+
+@functools.lru_cache(maxsize=64)
+def _observed(kernel: Kernel, implementation: str) -> Kernel:
+    @functools.wraps(kernel)
+    def call(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, *args: Any, **options: Any
+    ) -> tuple[Tensor, Any]:
+        result = kernel(module, query, key, value, mask, *args, **options)
+        observer = _observers.get(id(module))
+        if observer is not None:
+            observer.see_attention(module, implementation, (query, key, value, mask), options, result[0])
+        return result
+
+    return call

@@ -1,0 +1,198 @@
+"""Log-probabilities, ranks and alternatives, reduced as they pass; full-vocabulary logits are never kept.
+
+A generated token's logits are reduced at the step after it, when the token is known. Generation computes no logits for
+the prompt but the last row's, so the prompt's final hidden states are kept instead (a few kilobytes a token) and put
+through the model's own output head when somebody reads the tokens.
+"""
+
+import copy
+import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+CHUNK_BYTES = 64 * 2**20
+HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-2, torch.bfloat16: 3e-1}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Readout:
+    """What is kept of one row's distribution per sequence, and of the token that followed."""
+
+    chosen: Tensor
+    """[batch] the token that followed."""
+    logprob: Tensor
+    """[batch] its log-probability."""
+    entropy: Tensor
+    """[batch] of the distribution, in nats."""
+    rank: Tensor
+    """[batch] tokens that were more likely."""
+    top_ids: Tensor
+    """[batch, k] most likely tokens."""
+    top_logprobs: Tensor
+    """[batch, k] their log-probabilities."""
+    sampled_logprob: Tensor | None = None
+    """[batch] the token's log-probability under the distribution really sampled from."""
+    top_sampled_logprobs: Tensor | None = None
+    """[batch, k] the alternatives' log-probabilities under it."""
+
+
+def read_out(
+    logits: Float[Tensor, "batch vocab"],
+    chosen: Int[Tensor, " batch"],
+    top_k: int,
+    sampled: Float[Tensor, "batch vocab"] | None = None,
+) -> Readout:
+    """Reduce distributions to what is kept of them.
+
+    Args:
+        logits: ``[batch, vocab]`` of the model itself.
+        chosen: ``[batch]`` the token that followed; negative where unknown.
+        top_k: Alternatives to keep.
+        sampled: ``[batch, vocab]`` processed scores that were sampled from; None to leave them out.
+
+    Returns:
+        The readout; NaN and −1 for the token where it is unknown.
+    """
+    logprobs = logits.float().log_softmax(-1)
+    known = chosen >= 0
+    index = chosen.clamp_min(0)[:, None]
+    own = logprobs.gather(-1, index)
+    top_logprobs, top_ids = logprobs.topk(min(top_k, logprobs.shape[-1]), dim=-1)
+    # The clamp makes 0 * -inf, a token that the model excludes, count as 0.
+    entropy = -(logprobs.exp() * logprobs.clamp_min(-1e30)).sum(-1)
+    rank = (logprobs > own).sum(-1)
+    sampled_own = sampled_top = None
+    if sampled is not None:
+        total = sampled.float().logsumexp(-1, keepdim=True)
+        sampled_own = (sampled.gather(-1, index) - total)[:, 0].masked_fill(~known, torch.nan)
+        sampled_top = sampled.gather(-1, top_ids) - total
+    return Readout(
+        chosen,
+        own[:, 0].masked_fill(~known, torch.nan),
+        entropy,
+        rank.masked_fill(~known, -1),
+        top_ids,
+        top_logprobs,
+        sampled_own,
+        sampled_top,
+    )
+
+
+class OutputHead:
+    """The model's own way from final hidden states to logits, whatever it is: scaled, capped, biased or tied.
+
+    The model's forward runs on a shell of the model in which the decoder is replaced by the hidden states; the model
+    itself is not touched.
+    """
+
+    def __init__(self, model: nn.Module, decoder: nn.Module) -> None:
+        """Prepare the shell.
+
+        Args:
+            model: The model with its head.
+            decoder: The child of ``model`` that makes the hidden states.
+        """
+        name = next(name for name, child in model.named_children() if child is decoder)
+        shell = copy.copy(model)
+        # A shallow copy shares the dictionaries of hooks and children with the model, so they must be replaced.
+        shell.__dict__ = {
+            key: value for key, value in model.__dict__.items() if key not in ("forward", "_compiled_call_impl")
+        }
+        for key in [
+            key for key in shell.__dict__ if key.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+        ]:
+            shell.__dict__[key] = type(shell.__dict__[key])()
+        shell._modules = dict(model._modules)
+        self._stub = _Decoder()
+        shell._modules[name] = self._stub
+        self._shell = shell
+        heads = (child for key, child in shell._modules.items() if key != name and child is not None)
+        self._weights = [(weight, _version(weight)) for child in heads for weight in child.parameters()]
+
+    def unchanged(self) -> bool:
+        """Whether the head's weights are still those of the recording."""
+        return all(_version(weight) == version for weight, version in self._weights)
+
+    def logits(self, hidden: Float[Tensor, "position hidden"]) -> Float[Tensor, "position vocab"]:
+        """Logits of these final hidden states."""
+        self._stub.hidden = hidden[None]
+        ids = torch.zeros(1, hidden.shape[0], dtype=torch.long, device=hidden.device)
+        try:
+            return type(self._shell).forward(self._shell, input_ids=ids, use_cache=False, return_dict=True).logits[0]
+        finally:
+            self._stub.hidden = None
+
+
+def _version(weight: Tensor) -> int:
+    """How often a weight was changed in place; tensors made in inference mode do not count, and cannot change."""
+    return 0 if weight.is_inference() else weight._version
+
+
+class _Decoder(nn.Module):
+    """Stands in for the decoder and hands out the hidden states that it is given."""
+
+    hidden: Tensor | None = None
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        return _Output(last_hidden_state=self.hidden)
+
+
+class _Output(SimpleNamespace):
+    """A decoder's output of which only the hidden states are known."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.last_hidden_state,)[index]
+
+
+def read_prompt(
+    head: OutputHead, hidden: Float[Tensor, "position hidden"], chosen: Int[Tensor, " position"], top_k: int
+) -> Readout:
+    """Reduce the distributions that final hidden states lead to, in chunks.
+
+    Args:
+        head: The model's output head.
+        hidden: ``[position, hidden]`` final hidden states.
+        chosen: ``[position]`` the token that followed each.
+        top_k: Alternatives to keep.
+
+    Returns:
+        A readout with positions in place of sequences.
+    """
+    parts: list[Readout] = []
+    rows = 1
+    start = 0
+    while start < len(hidden):
+        logits = head.logits(hidden[start : start + rows])
+        parts.append(read_out(logits, chosen[start : start + rows], top_k))
+        start += rows
+        rows = max(1, CHUNK_BYTES // (4 * logits.shape[-1]))
+    names = ("chosen", "logprob", "entropy", "rank", "top_ids", "top_logprobs")
+    return Readout(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+def agrees(head: OutputHead, hidden: Float[Tensor, "1 hidden"], top_ids: Tensor, top_logprobs: Tensor) -> bool:
+    """Whether the head reproduces a distribution that the model itself computed.
+
+    Args:
+        head: The head.
+        hidden: ``[1, hidden]`` the row's final hidden state.
+        top_ids: ``[1, k]`` that row's most likely tokens, from the model's own logits.
+        top_logprobs: ``[1, k]`` their log-probabilities.
+    """
+    logprobs = head.logits(hidden).float().log_softmax(-1).cpu()
+    known = top_ids >= 0
+    difference = (logprobs.gather(-1, top_ids.clamp_min(0)) - top_logprobs)[known].abs().max()
+    return bool(difference <= HEAD_TOLERANCE.get(hidden.dtype, 1e-1))
+
+
+def warn_unreadable(reason: str) -> None:
+    """Say that the prompt's probabilities cannot be had."""
+    warnings.warn(f"the prompt's probabilities are missing (NaN): {reason}", RuntimeWarning, stacklevel=3)

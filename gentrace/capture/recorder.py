@@ -1,0 +1,262 @@
+"""The recorder: attaches to a model on enter, collects while it runs, and hands over frozen traces.
+
+Three things are attached, all of them removed on exit whatever happened: forward hooks on the model and its decoder,
+which tell where each forward begins and ends; the interface tap, which sees each layer's queries and keys; and the
+watch on ``generate``.
+"""
+
+import inspect
+import warnings
+from collections.abc import Collection
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from gentrace.capture import interface
+from gentrace.capture.decoding import GenerateWatch, find_generators
+from gentrace.capture.fidelity import TOLERANCE
+from gentrace.capture.finish import finish
+from gentrace.capture.run import Run
+from gentrace.capture.step import Settings
+from gentrace.capture.tracking import Tracker
+from gentrace.errors import CaptureError, FidelityWarning, UnsupportedModel
+from gentrace.trace.trace import Trace
+
+
+def record(
+    model: nn.Module,
+    tokenizer: Any = None,
+    *,
+    layers: Collection[int] | None = None,
+    values: bool = False,
+    top_k: int = 10,
+    max_bytes: int | None = None,
+    spill_dir: str | None = None,
+    verify: bool = True,
+) -> "Recorder":
+    """Record what a model looks at while it writes.
+
+    Use it as a context manager around your own, unchanged calls::
+
+        with gentrace.record(model, tokenizer) as recorder:
+            model.generate(**inputs, max_new_tokens=40)
+        trace = recorder.trace
+
+    Each ``generate`` inside the block gives one trace per returned sequence. So does each loop over ``model(...)``
+    that passes a cache on, and each single forward without one.
+
+    Args:
+        model: A decoder-only Hugging Face model, or a module that wraps one.
+        tokenizer: For the tokens' texts; optional.
+        layers: Layer numbers to record; None for all, empty for tokens and probabilities only.
+        values: Keep value vectors too.
+        top_k: Alternatives to keep per position.
+        max_bytes: Bytes that the queries and keys of one batch may take.
+        spill_dir: Reserved for recordings larger than memory; must be None for now.
+        verify: Recompute some rows and compare them with what the kernel returned; see `Trace.fidelity`.
+
+    Returns:
+        The recorder, to be entered with ``with``.
+
+    Raises:
+        UnsupportedModel: If the model holds no decoder-only Hugging Face model.
+        CaptureError: If an argument does not fit.
+    """
+    if spill_dir is not None:
+        raise CaptureError("recording with spill_dir", "spilling to disk is not available yet", "leave spill_dir=None")
+    if top_k < 1:
+        raise CaptureError("recording", f"top_k={top_k}", "keep at least one alternative")
+    return Recorder(model, tokenizer, Settings(layers, values, top_k, verify), max_bytes)
+
+
+class Recorder:
+    """Records a model between enter and exit; make one with `record`."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, settings: Settings, budget: int | None) -> None:
+        """Prepare; nothing is attached yet."""
+        self._root = model
+        self._model = _find_decoder(model)
+        self._tokenizer = tokenizer
+        self._top_k = settings.top_k
+        self._modules = list(model.modules())
+        names = {id(module): name for name, module in self._model.named_modules()}
+        self._tracker = Tracker(self._model, names, settings, budget)
+        self._hooks: list[Any] = []
+        self._watches: list[GenerateWatch] = []
+        self._traces: dict[int, list[Trace]] = {}
+        self._entered = False
+
+    def __enter__(self) -> "Recorder":
+        """Attach to the model.
+
+        Raises:
+            CaptureError: If this recorder was used before, or the model is being recorded already.
+        """
+        if self._entered:
+            raise CaptureError("entering a recorder", "it was used before", "make a new one with gentrace.record(...)")
+        interface.watch(self._modules, self._tracker)
+        self._entered = True
+        try:
+            self._attach()
+        except BaseException:
+            self._detach()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Detach from the model, whatever happened."""
+        self._detach()
+        if kind is None:
+            for run in self._tracker.runs:
+                warn_of_infidelity(run)
+
+    @property
+    def traces(self) -> list[Trace]:
+        """One trace per sequence, in the order of the calls and of generate's rows.
+
+        Raises:
+            CaptureError: If nothing was recorded.
+        """
+        runs = [run for run in self._tracker.runs if run.stop]
+        for run in runs:
+            if id(run) not in self._traces:
+                run.closed = True
+                self._traces[id(run)] = finish(run, self._model, self._tokenizer, self._top_k)
+        traces = [trace for run in runs for trace in self._traces[id(run)]]
+        if not traces:
+            raise CaptureError(
+                f"reading the traces of {type(self._model).__name__}",
+                "the model was not run while it was recorded",
+                "call model.generate(...) inside the `with` block",
+            )
+        return traces
+
+    @property
+    def trace(self) -> Trace:
+        """The only trace.
+
+        Raises:
+            CaptureError: If there is none, or more than one.
+        """
+        traces = self.traces
+        if len(traces) > 1:
+            raise CaptureError("reading recorder.trace", f"there are {len(traces)} traces", "use recorder.traces")
+        return traces[0]
+
+    def _attach(self) -> None:
+        # The decoder is hooked beside the model: its hidden states are needed, and a user may call it directly.
+        for module in {id(module): module for module in (self._model, self._model.base_model)}.values():
+            names = list(inspect.signature(module.forward).parameters)
+
+            def begin(
+                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str] = names
+            ) -> None:
+                self._tracker.forward_begins(module, dict(zip(names, args, strict=False)) | kwargs)
+
+            def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                self._tracker.forward_ends(module, output)
+
+            self._hooks.append(module.register_forward_pre_hook(begin, with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(end, always_call=True))
+        self._watches.extend(GenerateWatch(model, self._tracker) for model in find_generators(self._root))
+
+    def _detach(self) -> None:
+        for attached in (*self._hooks, *self._watches):
+            attached.remove()
+        self._hooks, self._watches = [], []
+        interface.unwatch(self._modules, self._tracker)
+
+
+def generate(model: nn.Module, tokenizer: Any, prompt: str | list[str], **options: Any) -> Trace | list[Trace]:
+    """Generate from text and return what the model looked at.
+
+    Args:
+        model: A decoder-only Hugging Face model.
+        tokenizer: Its tokenizer.
+        prompt: A text, or a list of texts, which are generated from together.
+        options: Arguments of ``model.generate``; those of `record` (``layers``, ``values``, ``top_k``, ``max_bytes``,
+            ``spill_dir``, ``verify``) go there.
+
+    Returns:
+        A trace; a list of them for a list of texts or with ``num_return_sequences`` above 1.
+
+    Raises:
+        CaptureError: If a prompt has no tokens.
+    """
+    recording = {name: options.pop(name) for name in RECORDING_OPTIONS & options.keys()}
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    inputs = encode(tokenizer, texts)
+    device = next(model.parameters()).device
+    with record(model, tokenizer, **recording) as recorder, torch.no_grad():
+        model.generate(**{name: tensor.to(device) for name, tensor in inputs.items()}, **options)
+    traces = recorder.traces
+    return traces[0] if isinstance(prompt, str) and len(traces) == 1 else traces
+
+
+RECORDING_OPTIONS = frozenset({"layers", "values", "top_k", "max_bytes", "spill_dir", "verify"})
+
+
+def encode(tokenizer: Any, texts: list[str]) -> dict[str, torch.Tensor]:
+    """Tokenize prompts and pad them on the left, with or without a padding token.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: The prompts.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, each ``[batch, position]``.
+
+    Raises:
+        CaptureError: If there is no prompt, or one has no tokens.
+    """
+    rows = [tokenizer(text)["input_ids"] for text in texts]
+    empty = [index for index, row in enumerate(rows) if not row]
+    if not rows or empty:
+        raise CaptureError(
+            "tokenizing prompts",
+            f"prompt {empty[0]} has no tokens: {texts[empty[0]]!r}" if empty else "the list of prompts is empty",
+            "give each prompt some text",
+        )
+    width = max(len(row) for row in rows)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else rows[0][0]
+    ids = [[pad] * (width - len(row)) + list(row) for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+def warn_of_infidelity(run: Run) -> None:
+    """Warn of layers whose checked rows differ from the kernel's by more than their dtype explains."""
+    bad = []
+    for number in sorted(run.layers):
+        layer = run.layers[number]
+        if not layer.checks:
+            continue
+        rows = [row for check in layer.checks for row in check.rows]
+        errors = torch.cat([check.errors.amax(0) for check in layer.checks]).tolist()
+        tolerance = TOLERANCE.get(layer.queries.data.dtype, 1e-4)
+        # Written so that NaN counts as an error.
+        wrong = {row: error for row, error in zip(rows, errors, strict=True) if not error <= tolerance}
+        if wrong:
+            worst = max(wrong.values(), key=lambda error: (error != error, error))
+            bad.append(f"layer {number}: {worst:.1e} above {tolerance:.0e} at rows {sorted(wrong)[:5]}")
+    if bad:
+        message = "attention recomputed from the trace differs from the model's kernel: " + "; ".join(bad[:5])
+        warnings.warn(message, FidelityWarning, stacklevel=3)
+
+
+def _find_decoder(model: nn.Module) -> PreTrainedModel:
+    """The outermost Hugging Face model inside ``model``."""
+    what = f"recording {type(model).__name__}"
+    found = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+    if found is None:
+        raise UnsupportedModel(
+            what, "it holds no Hugging Face model", "models of other libraries are not supported yet"
+        )
+    if found.config.is_encoder_decoder:
+        raise UnsupportedModel(what, "an encoder-decoder model", "encoder-decoder models are not supported yet")
+    return found

@@ -1,0 +1,168 @@
+"""What is collected while a batch of sequences goes through the model, at its absolute (padded) positions.
+
+A run is mutable and knows no hooks. Everything is addressed by position, so a row that is computed again, by a forward
+without a cache or after the cache was cropped, replaces what was there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentrace.capture.fidelity import Check
+from gentrace.capture.probabilities import OutputHead, Readout
+from gentrace.errors import CaptureBudgetError
+from gentrace.stitch.mask import FragmentMask
+from gentrace.stitch.plan import Landing
+from gentrace.trace.info import LayerInfo
+
+ROOM_TO_GROW = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """A fragment's place and mask; shared by all layers that see the same mask."""
+
+    landing: Landing
+    mask: FragmentMask
+
+
+class Rows:
+    """A growing ``[batch, head, position, dim]`` buffer whose rows are written at their positions."""
+
+    def __init__(self, like: Tensor, capacity: int) -> None:
+        """Allocate.
+
+        Args:
+            like: ``[batch, head, position, dim]`` a fragment; gives batch, head, dim, dtype and device.
+            capacity: Positions to make room for.
+        """
+        batch, heads, _, dim = like.shape
+        # A buffer made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False):
+            self.data = torch.empty(batch, heads, capacity, dim, dtype=like.dtype, device=like.device)
+
+    def write(self, fragment: Tensor, start: int, limit: int) -> None:
+        """Copy ``[batch, head, row, dim]`` to positions ``start …``, growing to at most ``limit`` ahead of need."""
+        count = fragment.shape[2]
+        if start + count > self.data.shape[2]:
+            self._grow(start + count, limit)
+        self.data.narrow(2, start, count).copy_(fragment.detach())
+
+    def _grow(self, needed: int, limit: int) -> None:
+        old = self.data
+        capacity = max(needed, min(limit, needed + max(ROOM_TO_GROW, needed // 4)))
+        with torch.inference_mode(False):
+            self.data = old.new_empty(*old.shape[:2], capacity, old.shape[3])
+        self.data.narrow(2, 0, old.shape[2]).copy_(old)
+
+
+@dataclass(slots=True, eq=False)
+class LayerRun:
+    """One layer's share of a run."""
+
+    info: LayerInfo
+    sinks: Tensor | None
+    queries: Rows
+    keys: Rows
+    values: Rows | None
+    known: int = 0
+    """Positions whose keys are recorded, counted from the start."""
+    fragments: list[Placed] = field(default_factory=list)
+    key_spans: list[tuple[int, int]] = field(default_factory=list)
+    biases: list[tuple[Landing, Tensor]] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A batch of sequences on its way through the model."""
+
+    batch: int
+    limit: int
+    """Positions that this run may reach at most, as far as is known."""
+    budget: int | None
+    """Bytes that its buffers may take."""
+    layers: dict[int, LayerRun] = field(default_factory=dict)
+    """Per layer number."""
+    stop: int = 0
+    """One past the last position fed."""
+    prompt_stop: int = 0
+    """One past the last position of the first forward or, in a generation, of the prompt."""
+    ids: list[tuple[int, Tensor]] = field(default_factory=list)
+    """Token ids as they were fed: first position and ``[batch, position]``."""
+    padding: Tensor | None = None
+    """[batch, position] attention mask of the given text: 0 marks padding."""
+    padding_stop: int = 0
+    """One past the position of its last column."""
+    forwards: int = 0
+    """Forwards that were completed."""
+    readouts: dict[int, Readout] = field(default_factory=dict)
+    """Per token position t, what row t − 1 predicted."""
+    pending: tuple[int, Tensor] | None = None
+    """A row whose next token is not known yet, and its logits ``[batch, vocab]``."""
+    hidden: list[tuple[int, Tensor]] = field(default_factory=list)
+    """Final hidden states of rows without logits: first position and ``[batch, position, hidden]``."""
+    covered: int = 0
+    """Positions whose rows have logits reduced or hidden states kept."""
+    head: OutputHead | None = None
+    kernel: str = ""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    sequences: Tensor | None = None
+    """[batch, column] what generate returned; its columns end at the last token."""
+    lengths: Tensor | None = None
+    """[batch] columns of ``sequences`` that belong to each, its end token included."""
+    columns: int = 0
+    """Columns of ``sequences`` that were given; the last of them is at ``prompt_stop - 1``."""
+    closed: bool = False
+    """Whether it has ended; a later forward on its cache begins a run of its own."""
+    complete: bool = True
+    """False when the generation was cut short by an exception."""
+
+    def reserve(self, like: Tensor, start: int) -> Rows:
+        """Make a buffer for fragments like this one, within the budget.
+
+        Raises:
+            CaptureBudgetError: If the run's buffers would take more than the budget.
+        """
+        needed = start + like.shape[2]
+        capacity = max(needed, min(self.limit, needed + ROOM_TO_GROW))
+        if self.budget is not None:
+            wanted = like.shape[0] * like.shape[1] * capacity * like.shape[3] * like.element_size()
+            held = sum(buffer.data.nbytes for layer in self.layers.values() for buffer in (layer.queries, layer.keys))
+            if held + wanted > self.budget:
+                raise CaptureBudgetError(
+                    f"recording {self.batch} sequences of {capacity} positions",
+                    f"layer {len(self.layers)} of the model would take the recording to {held + wanted:,} bytes, "
+                    f"max_bytes is {self.budget:,}",
+                    "raise max_bytes, choose fewer layers with layers=, or generate fewer tokens",
+                )
+        return Rows(like, capacity)
+
+    def continue_from(self, earlier: "Run", fed: int) -> None:
+        """Take over what an earlier run recorded at positions before ``fed``."""
+        for number, layer in earlier.layers.items():
+            copied = LayerRun(
+                layer.info,
+                layer.sinks,
+                *(self._copy_rows(rows, fed) for rows in (layer.queries, layer.keys)),
+                None if layer.values is None else self._copy_rows(layer.values, fed),
+                known=min(layer.known, fed),
+                fragments=list(layer.fragments),
+                key_spans=list(layer.key_spans),
+                biases=list(layer.biases),
+                checks=list(layer.checks),
+            )
+            self.layers[number] = copied
+        self.ids = list(earlier.ids)
+        self.covered = min(earlier.covered, fed)
+        self.hidden = list(earlier.hidden)
+        self.head = earlier.head
+        self.readouts = {position: readout for position, readout in earlier.readouts.items() if position <= fed}
+
+    def _copy_rows(self, rows: Rows, fed: int) -> Rows:
+        copied = Rows(rows.data, max(fed, min(self.limit, fed + ROOM_TO_GROW)))
+        copied.data.narrow(2, 0, fed).copy_(rows.data.narrow(2, 0, fed))
+        return copied

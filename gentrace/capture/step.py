@@ -1,0 +1,233 @@
+"""One forward of the model: the fragments that its layers show, and how they are put into the run.
+
+This is the path that every layer takes at every step. It copies two slices, appends one reference, and reads nothing
+back from the device.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentrace.capture.fidelity import check_rows
+from gentrace.capture.run import LayerRun, Placed, Run
+from gentrace.errors import CaptureError, UnsupportedModel
+from gentrace.stitch.mask import FragmentMask, read_mask, unmasked
+from gentrace.stitch.plan import plan_landing
+from gentrace.stitch.scores import ScoreRule
+from gentrace.trace.info import LayerInfo
+
+
+class Step:
+    """One forward of the recorded model."""
+
+    def __init__(self, run: Run, module: nn.Module, fed: int, queries: int, number: int) -> None:
+        """Begin.
+
+        Args:
+            run: Where to record.
+            module: The module whose forward this is.
+            fed: Positions fed before.
+            queries: Positions that this forward feeds.
+            number: How many forwards the run had before.
+        """
+        self.run = run
+        self.module = module
+        self.fed = fed
+        self.queries = queries
+        self.number = number
+        self.hidden: Tensor | None = None
+        self.sites: dict[int, str] = {}
+        self._recorded = 0
+        self._placed: dict[tuple[Any, ...], Placed] = {}
+        self._masks: list[Any] = []
+
+    def see(
+        self,
+        module: nn.Module,
+        name: str,
+        implementation: str,
+        inputs: tuple[Tensor, Tensor, Tensor, Any],
+        options: dict[str, Any],
+        output: Tensor,
+        settings: "Settings",
+    ) -> None:
+        """Record one layer's kernel call."""
+        query, key, value, mask = inputs
+        number = getattr(module, "layer_idx", None)
+        if not isinstance(number, int):
+            number = len(self.sites)
+        if number in self.sites:
+            raise UnsupportedModel(
+                f"recording attention of layer {number} in {name}",
+                "a second kernel call for the same layer in one forward",
+                "layers that attend twice are not supported yet; exclude it with layers=",
+            )
+        self.sites[number] = name
+        if settings.layers is not None and number not in settings.layers:
+            return
+        self._refuse(module, name, query, key, options)
+        bias = options.get("position_bias")
+        placed = self._place(module, implementation, key.shape[2], mask, options)
+        layer = self.run.layers.get(number)
+        if layer is None:
+            layer = self.run.layers[number] = self._begin_layer(number, module, name, inputs, options, settings)
+            self.run.kernel = implementation
+        self._write(layer, query, key, value, placed)
+        added = _sum(placed.mask.bias, bias)
+        if added is not None:
+            layer.biases.append((placed.landing, added.detach()))
+        order, self._recorded = self._recorded, self._recorded + 1
+        if settings.verify and (rows := self._rows_to_check(order)):
+            buffers = layer.queries.data, layer.keys.data
+            rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
+            where = (placed.landing, placed.mask)
+            layer.checks.append(check_rows(buffers, value.detach(), output.detach(), where, rule, rows, added))
+
+    def _write(self, layer: LayerRun, query: Tensor, key: Tensor, value: Tensor, placed: Placed) -> None:
+        landing, limit = placed.landing, self.run.limit
+        start = landing.copy_start
+        # The plan is shared between layers; a layer that knows fewer keys than the run copies all that it is shown.
+        if layer.known < start:
+            start = landing.key_start
+        first, count = start - landing.key_start, landing.query_stop - start
+        layer.queries.write(query, landing.query_start, limit)
+        layer.keys.write(key.narrow(2, first, count), start, limit)
+        if layer.values is not None:
+            layer.values.write(value.narrow(2, first, count), start, limit)
+        layer.known = landing.query_stop
+        layer.key_spans.append((start, landing.query_stop))
+        layer.fragments.append(placed)
+
+    def _place(self, module: nn.Module, implementation: str, keys: int, mask: Any, options: dict[str, Any]) -> Placed:
+        """Decide where a fragment lands, once for all layers that are shown the same keys and mask."""
+        causal = options.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        window = options.get("sliding_window") if "flash" in implementation else None
+        what = (keys, id(mask), causal, window)
+        placed = self._placed.get(what)
+        if placed is None:
+            known = self.fed if self.number else 0
+            landing = plan_landing(fed=self.fed, queries=self.queries, keys=keys, known=known)
+            placed = Placed(landing, self._read_mask(implementation, keys, mask, causal, window, landing))
+            self._placed[what] = placed
+            # Keeps the mask alive while its id stands for it.
+            self._masks.append(mask)
+        return placed
+
+    def _read_mask(
+        self, implementation: str, keys: int, mask: Any, causal: bool, window: int | None, landing: Any
+    ) -> FragmentMask:
+        if "flash" in implementation:
+            # Flash kernels align causality to the last key and are given padding, if any, as [batch, key].
+            return unmasked(landing, causal=causal, window=window)
+        if mask is None:
+            if keys > landing.keys and self.queries == 1:
+                raise CaptureError(
+                    f"reading attention at position {self.fed}",
+                    f"{keys} keys and no mask: the kernel attends to unused cache capacity",
+                    "pass an attention mask",
+                )
+            is_causal = implementation == "sdpa" and causal and self.queries > 1
+            return unmasked(landing, causal=is_causal, aligned_left=True)
+        if not isinstance(mask, Tensor):
+            mask = _flex_mask(mask, self.queries, keys)
+        if mask.dim() != 4:
+            raise UnsupportedModel(
+                f"reading the mask that {implementation} was given",
+                f"a tensor of shape {tuple(mask.shape)} where [batch, head, query, key] was expected",
+                "use sdpa or eager attention",
+            )
+        return read_mask(mask.detach(), landing)
+
+    def _refuse(self, module: nn.Module, name: str, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
+        what = f"recording attention of {name} ({type(module).__name__})"
+        if options.get("cache") is not None:
+            raise UnsupportedModel(what, "a paged cache (continuous batching)", "use generate without it")
+        if query.shape[0] != self.run.batch or query.shape[2] != self.queries:
+            raise UnsupportedModel(
+                what,
+                f"queries of shape {tuple(query.shape)} in a forward of {self.run.batch} sequences and "
+                f"{self.queries} positions",
+                "this is not self-attention over the fed tokens; exclude the layer with layers=",
+            )
+        if query.shape[-1] != key.shape[-1] or query.shape[1] % key.shape[1]:
+            raise UnsupportedModel(
+                what,
+                f"queries {tuple(query.shape)} and keys {tuple(key.shape)} do not pair up",
+                "exclude the layer with layers=",
+            )
+        if getattr(module, "is_causal", True) is False or getattr(module, "is_cross_attention", False):
+            raise UnsupportedModel(
+                what,
+                "attention that is not causal self-attention",
+                "encoders and cross-attention are not supported yet",
+            )
+
+    def _begin_layer(
+        self,
+        number: int,
+        module: nn.Module,
+        name: str,
+        inputs: tuple[Tensor, Tensor, Tensor, Any],
+        options: dict[str, Any],
+        settings: "Settings",
+    ) -> LayerRun:
+        query, key, value, _ = inputs
+        sinks = options.get("s_aux")
+        sinks = getattr(module, "sinks", None) if sinks is None else sinks
+        scale = options.get("scaling")
+        window = options.get("sliding_window")
+        window = getattr(module, "sliding_window", None) if window is None else window
+        info = LayerInfo(
+            index=number,
+            name=name,
+            kind="self",
+            heads=query.shape[1],
+            kv_heads=key.shape[1],
+            head_dim=query.shape[3],
+            scale=float(query.shape[3] ** -0.5 if scale is None else scale),
+            softcap=options.get("softcap"),
+            window=window if isinstance(window, int) and window > 0 else None,
+            # Read when the run is finished: reading values here would wait for the device.
+            sinks=None,
+            source="interface",
+        )
+        rows = self.run.reserve(query, self.fed), self.run.reserve(key, max(0, self.fed + self.queries - key.shape[2]))
+        values = self.run.reserve(value, 0) if settings.values else None
+        detached = None if sinks is None else sinks.detach().flatten().clone()
+        return LayerRun(info, detached, *rows, values)
+
+    def _rows_to_check(self, order: int) -> tuple[int, ...]:
+        """Two rows of every layer in a prefill; one layer in turn at each later step."""
+        last = self.fed + self.queries - 1
+        if self.queries > 1:
+            return tuple(sorted({self.fed + self.queries // 2, last}))
+        return (last,) if self.number % max(len(self.run.layers), 1) == order else ()
+
+
+class Settings:
+    """What a recorder was asked to keep."""
+
+    def __init__(self, layers: Collection[int] | None, values: bool, top_k: int, verify: bool) -> None:
+        """Keep the settings."""
+        self.layers = None if layers is None else frozenset(layers)
+        self.values = values
+        self.top_k = top_k
+        self.verify = verify
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return first if second is None else second
+    return first + second
+
+
+def _flex_mask(mask: Any, queries: int, keys: int) -> Tensor:
+    """The booleans that a flex-attention ``BlockMask`` stands for."""
+    from torch.nn.attention.flex_attention import create_mask
+
+    batch = mask.shape[0]
+    device = mask.kv_num_blocks.device
+    return create_mask(mask.mask_mod, batch, None, queries, keys, device=str(device))

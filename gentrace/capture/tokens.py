@@ -1,0 +1,198 @@
+"""Assembling `Tokens` from what was reduced on the way, and the prompt's share when it is first asked for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentrace.capture.probabilities import OutputHead, Readout, agrees, read_prompt, warn_unreadable
+from gentrace.capture.texts import single_texts, split_text
+from gentrace.trace.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Readouts:
+    """A run's readouts side by side, on the host."""
+
+    columns: Tensor
+    """[entry] the columns of the tokens they predicted."""
+    chosen: Tensor
+    """[entry, batch]."""
+    logprob: Tensor
+    """[entry, batch]."""
+    entropy: Tensor
+    """[entry, batch]."""
+    rank: Tensor
+    """[entry, batch]."""
+    top_ids: Tensor
+    """[entry, batch, k]."""
+    top_logprobs: Tensor
+    """[entry, batch, k]."""
+    sampled_logprob: Tensor
+    """[entry, batch]; NaN where nothing was sampled."""
+    top_sampled_logprobs: Tensor
+    """[entry, batch, k]; NaN where nothing was sampled."""
+
+
+def gather_readouts(readouts: dict[int, Readout]) -> Readouts | None:
+    """Bring a run's readouts to the host in one transfer per quantity; None if there are none."""
+    if not readouts:
+        return None
+    entries = [readouts[column] for column in sorted(readouts)]
+    plain = [
+        torch.stack([getattr(entry, name) for entry in entries]).cpu()
+        for name in ("chosen", "logprob", "entropy", "rank", "top_ids", "top_logprobs")
+    ]
+    sampled = [_or_nan(entry.sampled_logprob, entry.logprob) for entry in entries]
+    top = [_or_nan(entry.top_sampled_logprobs, entry.top_logprobs) for entry in entries]
+    return Readouts(torch.tensor(sorted(readouts)), *plain, torch.stack(sampled).cpu(), torch.stack(top).cpu())
+
+
+def _or_nan(values: Tensor | None, like: Tensor) -> Tensor:
+    return torch.full_like(like, torch.nan) if values is None else values
+
+
+class PendingTokens:
+    """One sequence's tokens, put together when they are first asked for; lets go of the model's head afterwards."""
+
+    def __init__(
+        self,
+        ids: Tensor,
+        prompt_length: int,
+        columns: Tensor,
+        entry: int,
+        readouts: Readouts | None,
+        hidden: list[tuple[int, Tensor]],
+        head: OutputHead | None,
+        tokenizer: Any,
+        top_k: int,
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            ids: ``[position]`` token ids.
+            prompt_length: Tokens that were given.
+            columns: ``[position]`` each token's column in the run.
+            entry: The sequence's place in the batch.
+            readouts: The run's readouts.
+            hidden: Final hidden states: first column and ``[batch, column, hidden]``.
+            head: The model's output head, if it has one.
+            tokenizer: For texts, or None.
+            top_k: Alternatives per position.
+        """
+        self._ids = ids
+        self._prompt_length = prompt_length
+        self._columns = columns
+        self._entry = entry
+        self._readouts = readouts
+        self._hidden = [(start, states[entry]) for start, states in hidden]
+        self._head = head
+        self._tokenizer = tokenizer
+        self._top_k = top_k
+        self._tokens: Tokens | None = None
+
+    @torch.no_grad()
+    def __call__(self) -> Tokens:
+        """The tokens."""
+        if self._tokens is None:
+            self._tokens = self._assemble()
+            self._head, self._hidden, self._readouts = None, [], None
+        return self._tokens
+
+    def _assemble(self) -> Tokens:
+        length, top_k = len(self._ids), self._top_k
+        table: dict[str, Tensor] = {
+            "logprobs": torch.full((length,), torch.nan),
+            "sampled_logprobs": torch.full((length,), torch.nan),
+            "entropy": torch.full((length,), torch.nan),
+            "rank": torch.full((length,), -1, dtype=torch.int64),
+            "top_ids": torch.full((length, top_k), -1, dtype=torch.int64),
+            "top_logprobs": torch.full((length, top_k), torch.nan),
+            "top_sampled_logprobs": torch.full((length, top_k), torch.nan),
+        }
+        self._fill_from_readouts(table)
+        self._fill_prompt(table)
+        for values in table.values():
+            values[0] = -1 if values.dtype == torch.int64 else torch.nan
+        for name in ("sampled_logprobs", "top_sampled_logprobs"):
+            table[name][: self._prompt_length] = torch.nan
+        return Tokens(
+            ids=self._ids,
+            texts=split_text(self._tokenizer, self._ids.tolist()),
+            prompt_length=self._prompt_length,
+            top_texts=single_texts(self._tokenizer, table["top_ids"].tolist()),
+            **table,
+        )
+
+    def _fill_from_readouts(self, table: dict[str, Tensor]) -> None:
+        found = self._readouts
+        if found is None:
+            return
+        place = {column: position for position, column in enumerate(self._columns.tolist())}
+        entries = [index for index, column in enumerate(found.columns.tolist()) if column in place]
+        positions = torch.tensor([place[int(found.columns[index])] for index in entries], dtype=torch.int64)
+        here = torch.tensor(entries, dtype=torch.int64), self._entry
+        _write(table, positions, Readout(*(getattr(found, name)[here] for name in READOUT_FIELDS)), self._ids)
+
+    def _fill_prompt(self, table: dict[str, Tensor]) -> None:
+        """Put the hidden states of rows that had no logits through the output head."""
+        missing = table["top_ids"][:, 0] < 0
+        states, positions = [], []
+        for position, column in enumerate(self._columns.tolist()):
+            if position and missing[position]:
+                for start, hidden in reversed(self._hidden):
+                    if start <= column - 1 < start + len(hidden):
+                        states.append(hidden[column - 1 - start])
+                        positions.append(position)
+                        break
+        if not states:
+            return
+        if self._head is None:
+            return warn_unreadable("the model has no output head that could be found")
+        if not self._head.unchanged():
+            return warn_unreadable(
+                "the output head's weights changed after the recording; read trace.tokens before that"
+            )
+        if not self._head_agrees(self._head, table):
+            return warn_unreadable("the output head does not reproduce the model's own logits outside of its forward")
+        where = torch.tensor(positions)
+        readout = read_prompt(self._head, torch.stack(states), self._ids[where].to(states[0].device), self._top_k)
+        _write(table, where, readout, self._ids)
+        return None
+
+    def _head_agrees(self, head: OutputHead, table: dict[str, Tensor]) -> bool:
+        """Check the head on a row whose logits the model itself computed; without such a row it is taken as it is."""
+        for position, column in enumerate(self._columns.tolist()):
+            if position and table["top_ids"][position, 0] >= 0:
+                for start, hidden in reversed(self._hidden):
+                    if start <= column - 1 < start + len(hidden):
+                        known = table["top_ids"][position][None], table["top_logprobs"][position][None]
+                        return agrees(head, hidden[column - 1 - start][None], *known)
+        return True
+
+
+READOUT_FIELDS = (
+    "chosen",
+    "logprob",
+    "entropy",
+    "rank",
+    "top_ids",
+    "top_logprobs",
+    "sampled_logprob",
+    "top_sampled_logprobs",
+)
+
+
+def _write(table: dict[str, Tensor], positions: Tensor, readout: Readout, ids: Tensor) -> None:
+    """Put readouts in their places; what concerns the token itself only where it is the one that followed."""
+    same = readout.chosen.cpu() == ids[positions]
+    k = readout.top_ids.shape[-1]
+    table["entropy"][positions] = readout.entropy.cpu()
+    table["top_ids"][positions, :k] = readout.top_ids.cpu()
+    table["top_logprobs"][positions, :k] = readout.top_logprobs.cpu()
+    table["logprobs"][positions] = readout.logprob.cpu().masked_fill(~same, torch.nan)
+    table["rank"][positions] = readout.rank.cpu().masked_fill(~same, -1)
+    if readout.sampled_logprob is not None and readout.top_sampled_logprobs is not None:
+        table["sampled_logprobs"][positions] = readout.sampled_logprob.cpu().masked_fill(~same, torch.nan)
+        table["top_sampled_logprobs"][positions, :k] = readout.top_sampled_logprobs.cpu()
