@@ -58,13 +58,14 @@ def read_out(
     Returns:
         The readout; NaN and −1 for the token where it is unknown.
     """
-    logprobs = logits.float().log_softmax(-1)
+    logits = logits.float()
+    logprobs = logits.log_softmax(-1)
     known = chosen >= 0
     index = chosen.clamp_min(0)[:, None]
     own = logprobs.gather(-1, index)
     top_logprobs, top_ids = logprobs.topk(min(top_k, logprobs.shape[-1]), dim=-1)
     # The clamp makes 0 * -inf, a token that the model excludes, count as 0.
-    entropy = -(logprobs.exp() * logprobs.clamp_min(-1e30)).sum(-1)
+    entropy = -torch.linalg.vecdot(logits.softmax(-1), logprobs.clamp_min(-1e30))
     rank = (logprobs > own).sum(-1)
     sampled_own = sampled_top = None
     if sampled is not None:

@@ -18,6 +18,42 @@ from gentrace.stitch.plan import plan_landing
 from gentrace.stitch.scores import ScoreRule
 from gentrace.trace.info import LayerInfo
 
+CHECK_EVERY = 4
+
+
+class Settings:
+    """What a recorder was asked to keep."""
+
+    def __init__(self, layers: Collection[int] | None, values: bool, top_k: int, verify: bool) -> None:
+        """Keep the settings."""
+        self.layers = None if layers is None else frozenset(layers)
+        self.values = values
+        self.top_k = top_k
+        self.verify = verify
+
+
+class Site:
+    """What stays the same about an attention module; looked up once, since `nn.Module` attributes are slow to miss."""
+
+    def __init__(self, module: nn.Module, name: str, number: int, settings: Settings) -> None:
+        """Look at the module.
+
+        Raises:
+            UnsupportedModel: If its attention is not causal self-attention.
+        """
+        own = getattr(module, "layer_idx", None)
+        self.module = module
+        self.name = name
+        self.number = own if isinstance(own, int) else number
+        self.wanted = settings.layers is None or self.number in settings.layers
+        self.causal = bool(getattr(module, "is_causal", True))
+        if not self.causal or getattr(module, "is_cross_attention", False):
+            raise UnsupportedModel(
+                f"recording attention of {name} ({type(module).__name__})",
+                "attention that is not causal self-attention",
+                "encoders and cross-attention are not supported yet",
+            )
+
 
 class Step:
     """One forward of the recorded model."""
@@ -38,44 +74,42 @@ class Step:
         self.queries = queries
         self.number = number
         self.hidden: Tensor | None = None
-        self.sites: dict[int, str] = {}
+        self.sites: set[int] = set()
         self._recorded = 0
         self._placed: dict[tuple[Any, ...], Placed] = {}
         self._masks: list[Any] = []
 
     def see(
         self,
-        module: nn.Module,
-        name: str,
+        site: Site,
         implementation: str,
         inputs: tuple[Tensor, Tensor, Tensor, Any],
         options: dict[str, Any],
         output: Tensor,
-        settings: "Settings",
+        settings: Settings,
     ) -> None:
         """Record one layer's kernel call."""
         query, key, value, mask = inputs
-        number = getattr(module, "layer_idx", None)
-        if not isinstance(number, int):
-            number = len(self.sites)
+        number = site.number
         if number in self.sites:
             raise UnsupportedModel(
-                f"recording attention of layer {number} in {name}",
+                f"recording attention of layer {number} in {site.name}",
                 "a second kernel call for the same layer in one forward",
                 "layers that attend twice are not supported yet; exclude it with layers=",
             )
-        self.sites[number] = name
-        if settings.layers is not None and number not in settings.layers:
+        self.sites.add(number)
+        if not site.wanted:
             return
-        self._refuse(module, name, query, key, options)
-        bias = options.get("position_bias")
-        placed = self._place(module, implementation, key.shape[2], mask, options)
+        placed = self._place(site, implementation, key.shape[2], mask, options)
         layer = self.run.layers.get(number)
         if layer is None:
-            layer = self.run.layers[number] = self._begin_layer(number, module, name, inputs, options, settings)
+            layer = self.run.layers[number] = self._begin_layer(site, inputs, options, settings)
             self.run.kernel = implementation
+        elif query.shape[0] != self.run.batch or query.shape[2] != self.queries:
+            raise self._misfit(site, query, key)
         self._write(layer, query, key, value, placed)
-        added = _sum(placed.mask.bias, bias)
+        bias = options.get("position_bias")
+        added = placed.mask.bias if bias is None else _sum(placed.mask.bias, bias)
         if added is not None:
             layer.biases.append((placed.landing, added.detach()))
         order, self._recorded = self._recorded, self._recorded + 1
@@ -100,10 +134,10 @@ class Step:
         layer.key_spans.append((start, landing.query_stop))
         layer.fragments.append(placed)
 
-    def _place(self, module: nn.Module, implementation: str, keys: int, mask: Any, options: dict[str, Any]) -> Placed:
+    def _place(self, site: Site, implementation: str, keys: int, mask: Any, options: dict[str, Any]) -> Placed:
         """Decide where a fragment lands, once for all layers that are shown the same keys and mask."""
         causal = options.get("is_causal")
-        causal = getattr(module, "is_causal", True) if causal is None else causal
+        causal = site.causal if causal is None else causal
         window = options.get("sliding_window") if "flash" in implementation else None
         what = (keys, id(mask), causal, window)
         placed = self._placed.get(what)
@@ -141,48 +175,38 @@ class Step:
             )
         return read_mask(mask.detach(), landing)
 
-    def _refuse(self, module: nn.Module, name: str, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
-        what = f"recording attention of {name} ({type(module).__name__})"
-        if options.get("cache") is not None:
-            raise UnsupportedModel(what, "a paged cache (continuous batching)", "use generate without it")
-        if query.shape[0] != self.run.batch or query.shape[2] != self.queries:
-            raise UnsupportedModel(
-                what,
-                f"queries of shape {tuple(query.shape)} in a forward of {self.run.batch} sequences and "
-                f"{self.queries} positions",
-                "this is not self-attention over the fed tokens; exclude the layer with layers=",
-            )
-        if query.shape[-1] != key.shape[-1] or query.shape[1] % key.shape[1]:
-            raise UnsupportedModel(
-                what,
-                f"queries {tuple(query.shape)} and keys {tuple(key.shape)} do not pair up",
-                "exclude the layer with layers=",
-            )
-        if getattr(module, "is_causal", True) is False or getattr(module, "is_cross_attention", False):
-            raise UnsupportedModel(
-                what,
-                "attention that is not causal self-attention",
-                "encoders and cross-attention are not supported yet",
-            )
+    def _misfit(self, site: Site, query: Tensor, key: Tensor) -> UnsupportedModel:
+        return UnsupportedModel(
+            f"recording attention of {site.name} ({type(site.module).__name__})",
+            f"queries {tuple(query.shape)} and keys {tuple(key.shape)} in a forward of {self.run.batch} sequences and "
+            f"{self.queries} positions",
+            "this is not self-attention over the fed tokens; exclude the layer with layers=",
+        )
 
     def _begin_layer(
         self,
-        number: int,
-        module: nn.Module,
-        name: str,
+        site: Site,
         inputs: tuple[Tensor, Tensor, Tensor, Any],
         options: dict[str, Any],
-        settings: "Settings",
+        settings: Settings,
     ) -> LayerRun:
         query, key, value, _ = inputs
+        module = site.module
+        fits = query.shape[0] == self.run.batch and query.shape[2] == self.queries
+        if not fits or query.shape[-1] != key.shape[-1] or query.shape[1] % key.shape[1]:
+            raise self._misfit(site, query, key)
+        if options.get("cache") is not None:
+            raise UnsupportedModel(
+                f"recording attention of {site.name}", "a paged cache (continuous batching)", "use generate without it"
+            )
         sinks = options.get("s_aux")
         sinks = getattr(module, "sinks", None) if sinks is None else sinks
         scale = options.get("scaling")
         window = options.get("sliding_window")
         window = getattr(module, "sliding_window", None) if window is None else window
         info = LayerInfo(
-            index=number,
-            name=name,
+            index=site.number,
+            name=site.name,
             kind="self",
             heads=query.shape[1],
             kv_heads=key.shape[1],
@@ -200,22 +224,12 @@ class Step:
         return LayerRun(info, detached, *rows, values)
 
     def _rows_to_check(self, order: int) -> tuple[int, ...]:
-        """Two rows of every layer in a prefill; one layer in turn at each later step."""
+        """Two rows of every layer in a prefill; after that one layer in turn, at every fourth step."""
         last = self.fed + self.queries - 1
         if self.queries > 1:
             return tuple(sorted({self.fed + self.queries // 2, last}))
-        return (last,) if self.number % max(len(self.run.layers), 1) == order else ()
-
-
-class Settings:
-    """What a recorder was asked to keep."""
-
-    def __init__(self, layers: Collection[int] | None, values: bool, top_k: int, verify: bool) -> None:
-        """Keep the settings."""
-        self.layers = None if layers is None else frozenset(layers)
-        self.values = values
-        self.top_k = top_k
-        self.verify = verify
+        turn, rest = divmod(self.number, CHECK_EVERY)
+        return (last,) if rest == 1 and turn % len(self.run.layers) == order else ()
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -16,7 +16,7 @@ from transformers.cache_utils import BaseQuantizedLayer
 from gentrace.capture.decoding import Generation
 from gentrace.capture.probabilities import OutputHead, Readout, read_out
 from gentrace.capture.run import Run
-from gentrace.capture.step import Settings, Step
+from gentrace.capture.step import Settings, Site, Step
 from gentrace.errors import AttentionUnavailable, CaptureError, UnsupportedModel
 
 UNLIMITED = 2**31
@@ -47,6 +47,7 @@ class Tracker:
         self._settings = settings
         self._budget = budget
         self._thread = _Thread()
+        self._sites: dict[int, Site] = {}
         self._caches: dict[int, tuple[weakref.ref[Any], Run]] = {}
 
     # Forwards
@@ -105,15 +106,18 @@ class Tracker:
         output: Tensor,
     ) -> None:
         """Record one kernel call; the interface tap calls this."""
-        name = self._names.get(id(module), type(module).__name__)
         step = self._thread.step
         if step is None:
             raise CaptureError(
-                f"recording attention of {name}",
+                f"recording attention of {self._names.get(id(module), type(module).__name__)}",
                 f"it ran outside a forward of {type(self._model).__name__}",
                 "call the model that was given to gentrace.record, not a part of it",
             )
-        step.see(module, name, implementation, inputs, options, output, self._settings)
+        site = self._sites.get(id(module))
+        if site is None:
+            name = self._names.get(id(module), type(module).__name__)
+            site = self._sites[id(module)] = Site(module, name, len(step.sites), self._settings)
+        step.see(site, implementation, inputs, options, output, self._settings)
 
     # Generations
 
