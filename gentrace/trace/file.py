@@ -86,13 +86,13 @@ def load(path: str | PathLike[str]) -> Trace:
         store = FileStore(source, body["sums"])
         trace = _build(body, store)
         missing = _expected_names(trace) ^ set(store.names())
-        wrong_shapes = [] if missing else _wrong_shapes(trace)
+        wrong_shapes = [] if missing else _wrong_shapes(trace) + _unsummed(body["sums"], store)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, SafetensorError) as error:
         raise _damaged(source, f"its header does not describe a trace: {error!r}") from error
     if missing:
         raise _damaged(source, f"tensors missing or foreign: {', '.join(sorted(missing)[:3])}")
     if wrong_shapes:
-        raise _damaged(source, f"tensors of the wrong shape: {', '.join(wrong_shapes[:3])}")
+        raise _damaged(source, f"tensors of the wrong shape, or without sums: {', '.join(wrong_shapes[:3])}")
     return trace
 
 
@@ -216,3 +216,8 @@ def _wrong_shapes(trace: Trace) -> list[str]:
     for mask in trace.masks.values():
         expected |= {f"masks.{mask}.{part}": (trace.length,) for part in ("start", "stop")}
     return [name for name, shape in expected.items() if trace.store.shape(name) != shape]
+
+
+def _unsummed(sums: dict[str, list[int]], store: FileStore) -> list[str]:
+    """Tensors that the header has no sums for."""
+    return [name for name in store.names() if len(sums.get(name, ())) != store.shape(name)[0]]

@@ -7,7 +7,7 @@ that head's bytes alone.
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,7 @@ from torch import Tensor
 from gentrace.errors import TraceFormatError
 
 
+@runtime_checkable
 class Store(Protocol):
     """Named tensors."""
 

@@ -11,7 +11,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool
 from torch import Tensor
 
 from gentrace.axes import Keys, Matrices, Matrix, Queries, Values
@@ -254,6 +254,6 @@ class Trace:
         queries, keys, bias = self._parts(info, head)
         return scores_from(queries, keys, self._visible(info), self._rule(info, head), bias)
 
-    def _seen(self, info: LayerInfo) -> Float32[Tensor, " query"]:
-        """Which rows were recorded: a row that was never fed while recording has the mask run (−1, −1)."""
+    def _seen(self, info: LayerInfo) -> Bool[Tensor, " query"]:
+        """[query] which rows were recorded; one that was never seen has the mask run (−1, −1)."""
         return self._mask(info).start >= 0

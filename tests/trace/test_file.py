@@ -1,0 +1,216 @@
+"""One file, whole or not at all; read lazily, and never believed when it was changed."""
+
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import gentrace
+from gentrace.trace.file import VERSION
+from tests.models import prompt, tiny
+from tests.oracle import distance
+
+
+@pytest.fixture(scope="module")
+def trace() -> gentrace.Trace:
+    model = tiny("gemma3")
+    with gentrace.record(model, values=True) as recorder:
+        model.generate(prompt(9), max_new_tokens=5, min_new_tokens=5, do_sample=True)
+    return recorder.trace
+
+
+@pytest.fixture
+def saved(trace: gentrace.Trace, tmp_path: Path) -> Path:
+    path = tmp_path / "trace.safetensors"
+    trace.save(path)
+    return path
+
+
+def test_a_saved_trace_is_the_trace(trace: gentrace.Trace, saved: Path) -> None:
+    loaded = gentrace.load(saved)
+    assert (loaded.layers, loaded.length, loaded.meta) == (trace.layers, trace.length, trace.meta)
+    assert loaded.fidelity == trace.fidelity
+    for info in trace.layers:
+        assert torch.equal(loaded.queries(info.index), trace.queries(info.index))
+        assert torch.equal(loaded.keys(info.index), trace.keys(info.index))
+        assert distance(loaded.attention(info.index), trace.attention(info.index)) <= 1e-6
+        assert distance(loaded.attention(info.index, 1), trace.attention(info.index)[1]) <= 1e-6
+        assert torch.equal(loaded.values(info.index), trace.values(info.index))
+    assert loaded.tokens.texts == trace.tokens.texts
+    assert loaded.tokens.prompt_length == trace.tokens.prompt_length
+    for name in ("ids", "logprobs", "sampled_logprobs", "entropy", "rank", "top_ids", "top_logprobs"):
+        assert torch.equal(getattr(loaded.tokens, name).nan_to_num(9), getattr(trace.tokens, name).nan_to_num(9))
+    assert loaded.to_pandas().equals(trace.to_pandas())
+    again = saved.with_name("again.safetensors")
+    loaded.save(again)
+    assert again.read_bytes() == saved.read_bytes()
+
+
+def test_scores_with_every_peculiarity_survive(tmp_path: Path) -> None:
+    model = tiny("gpt_oss", "eager")
+    with gentrace.record(model) as recorder:
+        model.generate(prompt(9), max_new_tokens=5, do_sample=False)
+    recorder.trace.save(tmp_path / "t.safetensors")
+    loaded = gentrace.load(tmp_path / "t.safetensors")
+    assert loaded.layers[0].sinks is not None
+    assert distance(loaded.attention(1), recorder.trace.attention(1)) <= 1e-6
+
+
+def test_a_bias_and_a_holey_mask_survive(tmp_path: Path) -> None:
+    model = tiny("llama", "eager")
+    generator = torch.Generator().manual_seed(0)
+    allowed = torch.eye(8).bool() | (torch.ones(8, 8).tril().bool() & (torch.rand(8, 8, generator=generator) > 0.5))
+    mask = torch.randn(1, 4, 8, 8, generator=generator).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    with gentrace.record(model) as recorder, torch.no_grad():
+        model(prompt(8), attention_mask=mask)
+    recorder.trace.save(tmp_path / "t.safetensors")
+    loaded = gentrace.load(tmp_path / "t.safetensors")
+    assert distance(loaded.attention(2), recorder.trace.attention(2)) <= 1e-6
+    assert distance(loaded.attention(2, 3), recorder.trace.attention(2)[3]) <= 1e-6
+    assert bool((loaded.attention(2)[0] > 0).eq(allowed).all())
+
+
+def test_reading_one_head_touches_only_its_bytes(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = gentrace.load(saved)
+    read: list[tuple[str, slice]] = []
+    original = loaded.store._read
+    monkeypatch.setattr(loaded.store, "_read", lambda name, where: read.append((name, where)) or original(name, where))
+    loaded.attention(1, 3)
+    big = {name: where for name, where in read if not name.startswith("masks.")}
+    assert big == {"layers.1.self.queries": slice(3, 4), "layers.1.self.keys": slice(1, 2)}
+
+
+def test_opening_reads_no_tensor(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a tensor was read")
+
+    monkeypatch.setattr("gentrace.trace.store.FileStore._read", refuse)
+    loaded = gentrace.load(saved)
+    assert loaded.length == 13
+    with pytest.raises(AssertionError, match="a tensor was read"):
+        loaded.queries(0)
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    """Change the header's JSON and its own digest with it, as a forger would."""
+    import hashlib
+
+    raw = path.read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + size])
+    body = json.loads(header["__metadata__"]["trace"]) | changes
+    text = json.dumps(body)
+    header["__metadata__"] |= {"trace": text, "digest": hashlib.sha256(text.encode()).hexdigest()}
+    new = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(new)) + new + raw[8 + size :])
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.3, 0.99])
+def test_a_truncated_file_is_refused(saved: Path, keep: float) -> None:
+    raw = saved.read_bytes()
+    saved.write_bytes(raw[: int(keep * len(raw)) if isinstance(keep, float) else keep])
+    with pytest.raises(gentrace.TraceFormatError):
+        gentrace.load(saved)
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.ones(2)}, path)
+    with pytest.raises(gentrace.TraceFormatError, match="not a trace"):
+        gentrace.load(path)
+    path.write_text("not a trace at all, but long enough to look at" * 10)
+    with pytest.raises(gentrace.TraceFormatError):
+        gentrace.load(path)
+    with pytest.raises(FileNotFoundError):
+        gentrace.load(tmp_path / "missing.safetensors")
+
+
+def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
+    path, proof = tmp_path / "evil.safetensors", tmp_path / "proof"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(proof),)
+
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(gentrace.TraceFormatError):
+        gentrace.load(path)
+    assert not proof.exists()
+    pickle.loads(path.read_bytes())
+    assert proof.exists()
+
+
+def test_a_newer_version_says_so(saved: Path) -> None:
+    raw = saved.read_bytes()
+    saved.write_bytes(raw.replace(b'"version":"%d"' % VERSION, b'"version":"9"', 1))
+    with pytest.raises(gentrace.TraceFormatError, match=r"version '9'.*update gentrace"):
+        gentrace.load(saved)
+
+
+def test_a_changed_header_is_noticed(saved: Path) -> None:
+    raw = saved.read_bytes()
+    changed = raw.replace(b'\\"length\\": 13', b'\\"length\\": 12', 1)
+    assert changed != raw
+    saved.write_bytes(changed)
+    with pytest.raises(gentrace.TraceFormatError, match="changed after it was written"):
+        gentrace.load(saved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"length": 40}, {"length": "13"}, {"layers": []}, {"layers": [{"index": 0}]}, {"sums": {}}, {"masks": [[0, "self", 7]]}],
+)
+def test_a_forged_header_is_refused(saved: Path, changes: dict[str, object]) -> None:
+    rewrite(saved, **changes)
+    with pytest.raises(gentrace.TraceFormatError):
+        gentrace.load(saved).attention(0)
+
+
+def test_every_changed_byte_of_a_tensor_is_noticed(saved: Path) -> None:
+    raw = bytearray(saved.read_bytes())
+    size = struct.unpack("<Q", raw[:8])[0]
+    where = json.loads(raw[8 : 8 + size])["layers.1.self.keys"]["data_offsets"]
+    raw[8 + size + where[0] + 5] ^= 1
+    saved.write_bytes(raw)
+    loaded = gentrace.load(saved)
+    loaded.attention(0)
+    loaded.attention(1, 3)
+    with pytest.raises(gentrace.TraceFormatError, match="sums"):
+        loaded.attention(1, 0)
+
+
+def test_a_crash_leaves_no_half_file(trace: gentrace.Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "trace.safetensors"
+    path.write_text("what was there before")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gentrace.trace.file.os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        trace.save(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["trace.safetensors"]
+    assert path.read_text() == "what was there before"
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        trace.save(tmp_path / "missing" / "trace.safetensors")
+
+
+def test_a_killed_writer_leaves_the_old_file(saved: Path) -> None:
+    before = saved.read_bytes()
+    code = (
+        "import os, signal, sys, gentrace, gentrace.trace.file as file\n"
+        "trace = gentrace.load(sys.argv[1])\n"
+        "file._flush = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "trace.save(sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(saved)], check=False)
+    assert done.returncode == -9
+    assert saved.read_bytes() == before
+    assert gentrace.load(saved).length == 13
