@@ -66,7 +66,8 @@ def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
         "sums": {name: checksums(tensor) for name, tensor in tensors.items()},
     }
     text = json.dumps(body, ensure_ascii=True)
-    header = {"format": FORMAT, "version": str(VERSION), "trace": text, "digest": _digest(text)}
+    # One entry, since safetensors writes several in a random order and equal traces should be equal files.
+    header = {FORMAT: f"{VERSION} {_digest(text)} {text}"}
     write_atomically(target, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
@@ -155,16 +156,15 @@ def _read_header(source: Path) -> dict[str, Any]:
             header = file.metadata() or {}
     except SafetensorError as error:
         raise _damaged(source, str(error)) from error
-    if header.get("format") != FORMAT:
+    if FORMAT not in header:
         raise TraceFormatError(f"loading {source}", "a safetensors file, but not a trace", "give a file of Trace.save")
-    if header.get("version") != str(VERSION):
+    version, _, rest = header[FORMAT].partition(" ")
+    if version != str(VERSION):
         raise TraceFormatError(
-            f"loading {source}",
-            f"format version {header.get('version')!r}; this gentrace reads version {VERSION}",
-            "update gentrace",
+            f"loading {source}", f"format version {version!r}; this gentrace reads version {VERSION}", "update gentrace"
         )
-    text = header.get("trace", "")
-    if _digest(text) != header.get("digest"):
+    digest, _, text = rest.partition(" ")
+    if _digest(text) != digest:
         raise _damaged(source, "its header was changed after it was written")
     try:
         return json.loads(text)

@@ -105,9 +105,9 @@ def rewrite(path: Path, **changes: object) -> None:
     raw = path.read_bytes()
     size = struct.unpack("<Q", raw[:8])[0]
     header = json.loads(raw[8 : 8 + size])
-    body = json.loads(header["__metadata__"]["trace"]) | changes
-    text = json.dumps(body)
-    header["__metadata__"] |= {"trace": text, "digest": hashlib.sha256(text.encode()).hexdigest()}
+    version, _, old = header["__metadata__"]["gentrace"].split(" ", 2)
+    text = json.dumps(json.loads(old) | changes)
+    header["__metadata__"]["gentrace"] = f"{version} {hashlib.sha256(text.encode()).hexdigest()} {text}"
     new = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(new)) + new + raw[8 + size :])
 
@@ -149,7 +149,7 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
 
 def test_a_newer_version_says_so(saved: Path) -> None:
     raw = saved.read_bytes()
-    saved.write_bytes(raw.replace(b'"version":"%d"' % VERSION, b'"version":"9"', 1))
+    saved.write_bytes(raw.replace(b'"gentrace":"%d ' % VERSION, b'"gentrace":"9 ', 1))
     with pytest.raises(gentrace.TraceFormatError, match=r"version '9'.*update gentrace"):
         gentrace.load(saved)
 
