@@ -65,7 +65,7 @@ def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
         },
         "sums": {name: checksums(tensor) for name, tensor in tensors.items()},
     }
-    text = json.dumps(body, ensure_ascii=True)
+    text = json.dumps(body, sort_keys=True)
     # One entry, since safetensors writes several in a random order and equal traces should be equal files.
     header = {FORMAT: f"{VERSION} {_digest(text)} {text}"}
     write_atomically(target, lambda temporary: save_file(tensors, temporary, metadata=header))
