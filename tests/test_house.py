@@ -28,7 +28,9 @@ def rooms_imported(source: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "gentrace" else [node.module]
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "gentrace" else [node.module]
+            )
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         else:
@@ -56,7 +58,9 @@ def test_the_wall_test_can_fail() -> None:
 def test_only_views_draws() -> None:
     for path in PACKAGE.rglob("*.py"):
         if path.relative_to(PACKAGE).parts[0] != "views":
-            modules = {node.names[0].name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)}
+            modules = {
+                node.names[0].name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)
+            }
             assert not any(name.startswith("plotly") for name in modules), path
 
 

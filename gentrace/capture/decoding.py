@@ -101,7 +101,7 @@ class _Criteria(StoppingCriteriaList):
 
     generation: Generation
 
-    def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:
+    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
         verdict = super().__call__(input_ids, scores, **options)
         self.generation.done.append(verdict)
         return verdict

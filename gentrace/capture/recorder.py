@@ -172,7 +172,7 @@ class Recorder:
         interface.unwatch(self._modules, self._tracker)
 
 
-def generate(model: nn.Module, tokenizer: Any, prompt: str | list[str], **options: Any) -> Trace | list[Trace]:
+def generate(model: Any, tokenizer: Any, prompt: str | list[str], **options: Any) -> Trace | list[Trace]:
     """Generate from text and return what the model looked at.
 
     Args:

@@ -147,7 +147,8 @@ class Run:
             copied = LayerRun(
                 layer.info,
                 layer.sinks,
-                *(self._copy_rows(rows, fed) for rows in (layer.queries, layer.keys)),
+                self._copy_rows(layer.queries, fed),
+                self._copy_rows(layer.keys, fed),
                 None if layer.values is None else self._copy_rows(layer.values, fed),
                 known=min(layer.known, fed),
                 fragments=list(layer.fragments),

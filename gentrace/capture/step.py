@@ -7,7 +7,6 @@ back from the device.
 from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gentrace.capture.fidelity import check_rows

@@ -40,13 +40,18 @@ def gather_readouts(readouts: dict[int, Readout]) -> Readouts | None:
     if not readouts:
         return None
     entries = [readouts[column] for column in sorted(readouts)]
-    plain = [
-        torch.stack([getattr(entry, name) for entry in entries]).cpu()
+    plain = {
+        name: torch.stack([getattr(entry, name) for entry in entries]).cpu()
         for name in ("chosen", "logprob", "entropy", "rank", "top_ids", "top_logprobs")
-    ]
+    }
     sampled = [_or_nan(entry.sampled_logprob, entry.logprob) for entry in entries]
     top = [_or_nan(entry.top_sampled_logprobs, entry.top_logprobs) for entry in entries]
-    return Readouts(torch.tensor(sorted(readouts)), *plain, torch.stack(sampled).cpu(), torch.stack(top).cpu())
+    return Readouts(
+        columns=torch.tensor(sorted(readouts)),
+        sampled_logprob=torch.stack(sampled).cpu(),
+        top_sampled_logprobs=torch.stack(top).cpu(),
+        **plain,
+    )
 
 
 def _or_nan(values: Tensor | None, like: Tensor) -> Tensor:
@@ -147,7 +152,7 @@ class PendingTokens:
                         positions.append(position)
                         break
         if not states:
-            return
+            return None
         if self._head is None:
             return warn_unreadable("the model has no output head that could be found")
         if not self._head.unchanged():

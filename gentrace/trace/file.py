@@ -15,11 +15,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-
 
 from gentrace.errors import TraceFormatError
 from gentrace.trace.info import Fidelity, LayerFidelity, LayerInfo, Meta
@@ -97,7 +96,7 @@ def load(path: str | PathLike[str]) -> Trace:
     return trace
 
 
-def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``target``, flush it to disk and rename it.
 
     Raises:
@@ -112,7 +111,7 @@ def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         _flush(temporary)
         _give_default_mode(temporary)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except SafetensorError as error:
         raise OSError(errno.EIO, f"cannot write: {error}", str(target)) from error
     finally:

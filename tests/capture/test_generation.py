@@ -111,7 +111,13 @@ def test_a_stop_string_ends_a_sequence_without_an_end_token() -> None:
 def test_sampled_from_is_what_generate_applied() -> None:
     model = tiny("llama")
     ids, mask = padded([9, 5])
-    settings = {"temperature": 0.6, "top_k": 12, "top_p": 0.9, "repetition_penalty": 1.3, "bad_words_ids": [[7], [11, 12]]}
+    settings = {
+        "temperature": 0.6,
+        "top_k": 12,
+        "top_p": 0.9,
+        "repetition_penalty": 1.3,
+        "bad_words_ids": [[7], [11, 12]],
+    }
     torch.manual_seed(0)
     with gentrace.record(model) as recorder:
         out = model.generate(

@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, BloomConfig, BloomForCausalLM, PreTrainedModel, T5Config
-from transformers import T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertModel,
+    BloomConfig,
+    BloomForCausalLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
@@ -35,7 +42,9 @@ def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
             for key, value in part.__dict__.items()
             if key not in ("training", "_cache")
         ],
-        "methods": [getattr(getattr(model, name), "__func__", None) for name in ("forward", "generate", "_get_logits_processor")],
+        "methods": [
+            getattr(getattr(model, name), "__func__", None) for name in ("forward", "generate", "_get_logits_processor")
+        ],
         "config": model.config.to_json_string(use_diff=False),
         "generation_config": model.generation_config.to_json_string(),
         "kernels": {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS},

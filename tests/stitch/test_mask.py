@@ -24,7 +24,11 @@ def test_any_mask_survives(rows: list[list[bool]]) -> None:
 
 def test_rules_need_no_bits() -> None:
     age = torch.arange(9)[:, None] - torch.arange(9)[None]
-    causal, window, chunk = age >= 0, (age >= 0) & (age < 4), (age >= 0) & (torch.arange(9) // 3 == torch.arange(9)[:, None] // 3)
+    causal, window, chunk = (
+        age >= 0,
+        (age >= 0) & (age < 4),
+        (age >= 0) & (torch.arange(9) // 3 == torch.arange(9)[:, None] // 3),
+    )
     for mask in (causal, window, chunk, torch.ones(9, 9).bool()):
         assert len(VisibleKeys.from_dense(mask).rows) == 0
 

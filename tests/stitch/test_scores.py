@@ -41,6 +41,8 @@ def test_attend_is_torchs_attention(batch: tuple[int, ...]) -> None:
     keys, values = torch.randn(*batch, 3, 7, 8, generator=generator), torch.randn(*batch, 3, 7, 5, generator=generator)
     visible = torch.ones(7, 7).tril().bool().expand(*batch, 7, 7)
     found = attend(scores_from(queries, keys, visible, ScoreRule(0.3)), values)
-    expected = scaled_dot_product_attention(queries, keys, values, attn_mask=visible.unsqueeze(-3), scale=0.3, enable_gqa=True)
+    expected = scaled_dot_product_attention(
+        queries, keys, values, attn_mask=visible.unsqueeze(-3), scale=0.3, enable_gqa=True
+    )
     assert torch.allclose(found.transpose(-3, -2), expected, atol=1e-6)
     assert not torch.allclose(found.transpose(-3, -2), expected * 1.001, atol=1e-6)

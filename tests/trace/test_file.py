@@ -165,7 +165,14 @@ def test_a_changed_header_is_noticed(saved: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"length": 40}, {"length": "13"}, {"layers": []}, {"layers": [{"index": 0}]}, {"sums": {}}, {"masks": [[0, "self", 7]]}],
+    [
+        {"length": 40},
+        {"length": "13"},
+        {"layers": []},
+        {"layers": [{"index": 0}]},
+        {"sums": {}},
+        {"masks": [[0, "self", 7]]},
+    ],
 )
 def test_a_forged_header_is_refused(saved: Path, changes: dict[str, object]) -> None:
     rewrite(saved, **changes)

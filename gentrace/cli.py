@@ -1,0 +1,319 @@
+"""The command line: ``gentrace run``, ``gentrace demo`` and ``gentrace info``.
+
+Bad input ends in one line and a non-zero exit code. A finished trace is never lost: it is written before its page, and
+somewhere else if the place that was asked for fails.
+"""
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import gentrace
+from gentrace.errors import GentraceError
+
+if TYPE_CHECKING:
+    from gentrace.trace.trace import Trace
+
+STORY = "Maia is a cute little baby who likes to explore her world!"
+MODEL_HELP = "'story' (bundled), 'smollm2' (fetched once), or any Hugging Face name or folder."
+
+
+class OneLine(click.ClickException):
+    """An error that is shown as one line."""
+
+    def __init__(self, message: str) -> None:
+        """Fold the message into one line."""
+        super().__init__(" ".join(message.split()))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(gentrace.__version__, prog_name="gentrace")
+def main() -> None:
+    """See what a language model looks at while it writes."""
+
+
+GENERATION_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+    click.option("--model", default="story", show_default=True, help=MODEL_HELP),
+    click.option("--max-new-tokens", default=40, show_default=True, type=click.IntRange(min=1)),
+    click.option("--sample/--greedy", default=False, help="Sample tokens, or take the likeliest (default)."),
+    click.option("--temperature", type=click.FloatRange(min=0, min_open=True), help="With --sample."),
+    click.option("--top-k", type=click.IntRange(min=1), help="With --sample: choose among the k likeliest."),
+    click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="With --sample: nucleus mass."),
+    click.option("--seed", default=0, show_default=True, help="Seed for sampling."),
+    click.option("--device", help="Such as cpu or cuda."),
+    click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the model's weights."),
+)
+
+
+def generation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that run and demo share."""
+    for option in GENERATION_OPTIONS[::-1]:
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.option("--prompt", required=True, help="The text to continue; '-' reads it from standard input.")
+@click.option("--layers", help="Layers to record, such as 0,2-5. Default: all.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the trace to this .safetensors file.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a replay page to this file.")
+@generation_options
+def run(prompt: str, layers: str | None, out: Path | None, html: Path | None, **options: Any) -> None:
+    """Generate from a prompt, and keep what the model looked at."""
+    if out is None and html is None:
+        raise click.UsageError("nothing to write: give --out FILE.safetensors, --html PAGE.html, or both")
+    if prompt == "-":
+        prompt = click.get_text_stream("stdin").read()
+    with one_line_errors():
+        chosen = parse_layers(layers)
+        for path in (out, html):
+            check_writable(path)
+        trace = record_prompt(prompt, chosen, **options)
+        deliver(trace, out, html)
+
+
+@main.command()
+@click.option("--prompt", default=STORY, show_default=True, help="The beginning of the story.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("gentrace-demo.html"), show_default=True)
+@click.option("--open/--no-open", "open_page", default=True, help="Open the page in the browser (default).")
+@generation_options
+def demo(prompt: str, out: Path, open_page: bool, **options: Any) -> None:
+    """Let the bundled story model write, and replay what it looked at."""
+    with one_line_errors():
+        check_writable(out)
+        deliver(record_prompt(prompt, None, **options), None, out)
+    if open_page:
+        webbrowser.open(out.resolve().as_uri())
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def info(path: Path) -> None:
+    """Say what a trace file holds."""
+    with one_line_errors():
+        trace = gentrace.load(path)
+        click.echo(describe(trace, path))
+
+
+def record_prompt(
+    prompt: str,
+    layers: list[int] | None,
+    *,
+    model: str,
+    max_new_tokens: int,
+    sample: bool,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    device: str | None,
+    dtype: str | None,
+) -> "Trace":
+    """Load a model, generate from the prompt, and return the trace.
+
+    Raises:
+        OneLine: If the prompt does not fit the model.
+    """
+    warpers = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given = {name: value for name, value in warpers.items() if value is not None}
+    if given and not sample:
+        raise OneLine(f"{', '.join('--' + name.replace('_', '-') for name in given)} needs --sample")
+    if not prompt.strip():
+        raise OneLine("the prompt is empty: give some text to continue")
+    silence()
+    from gentrace.demo import load
+
+    network, tokenizer = load(model, device=device, dtype=dtype)
+    check_fits(network, tokenizer, prompt, max_new_tokens, layers)
+    import torch
+    from tqdm import tqdm
+
+    torch.manual_seed(seed)
+    with tqdm(total=max_new_tokens, unit=" tokens", desc="writing", disable=None, file=sys.stderr, leave=False) as bar:
+        trace = gentrace.generate(
+            network,
+            tokenizer,
+            prompt,
+            layers=layers,
+            max_new_tokens=max_new_tokens,
+            do_sample=sample,
+            streamer=_Progress(bar.update),
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            **given,
+        )
+    if isinstance(trace, list):
+        raise OneLine("the model's own generation settings return several sequences; that is not supported here")
+    return trace
+
+
+class _Progress:
+    """A streamer that only counts; generate hands it the prompt first, then each token."""
+
+    def __init__(self, advance: Callable[[int], object]) -> None:
+        self._advance = advance
+        self._started = False
+
+    def put(self, value: Any) -> None:
+        if self._started:
+            self._advance(1)
+        self._started = True
+
+    def end(self) -> None:
+        self._started = False
+
+
+def check_fits(network: Any, tokenizer: Any, prompt: str, max_new_tokens: int, layers: list[int] | None) -> None:
+    """Refuse what the model cannot do, before it starts.
+
+    Raises:
+        OneLine: If the model cannot write, a layer does not exist, or the text is longer than the context.
+    """
+    if not hasattr(network, "generate") or not network.can_generate():
+        raise OneLine(f"{type(network).__name__} cannot generate text; choose a causal language model")
+    config = network.config.get_text_config()
+    unknown = [layer for layer in layers or () if layer >= config.num_hidden_layers]
+    if unknown:
+        raise OneLine(f"layers {unknown} do not exist: the model has layers 0 … {config.num_hidden_layers - 1}")
+    length = len(tokenizer(prompt)["input_ids"])
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and length + max_new_tokens > context:
+        raise OneLine(
+            f"the prompt has {length} tokens, which with {max_new_tokens} new ones is more than the model's context of "
+            f"{context}: shorten it or lower --max-new-tokens"
+        )
+
+
+def parse_layers(text: str | None) -> list[int] | None:
+    """Read ``0,2-5`` as ``[0, 2, 3, 4, 5]``.
+
+    Raises:
+        OneLine: If it is not of that form.
+    """
+    if text is None:
+        return None
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise OneLine(f"--layers {text!r} is not a list of layers such as 0,2-5")
+        layers.update(range(int(first), int(last if dash else first) + 1))
+    return sorted(layers)
+
+
+def check_writable(path: Path | None) -> None:
+    """Try to write beside where the result will go, before any work is done.
+
+    Raises:
+        OSError: If that fails.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    Path(name).unlink()
+
+
+def deliver(trace: "Trace", out: Path | None, html: Path | None) -> None:
+    """Write the trace, then its page; if either fails, say where the trace is.
+
+    Raises:
+        OneLine: If something could not be written; it names a file that holds the trace.
+    """
+    saved = None
+    try:
+        if out is not None:
+            trace.save(out)
+            saved = out
+            click.echo(f"trace  {out}")
+        if html is not None:
+            write_page(trace, html)
+            click.echo(f"page   {html.resolve()}")
+    except (OSError, GentraceError) as error:
+        where = saved or rescue(trace)
+        raise OneLine(f"{_say(error)} — the trace itself is safe in {where}") from error
+
+
+def write_page(trace: "Trace", path: Path) -> None:
+    """Write the replay page, whole or not at all."""
+    from gentrace.trace.file import write_atomically
+    from gentrace.views import replay_page
+
+    page = replay_page(trace)
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+
+
+def rescue(trace: "Trace") -> Path:
+    """Save a trace somewhere else.
+
+    Raises:
+        OneLine: If no place can be written to.
+    """
+    for folder in (Path(tempfile.gettempdir()), Path.home(), Path.cwd()):
+        handle, name = None, None
+        with contextlib.suppress(OSError):
+            handle, name = tempfile.mkstemp(dir=folder, prefix="gentrace-", suffix=".safetensors")
+            os.close(handle)
+            trace.save(name)
+            return Path(name)
+        if name is not None:
+            Path(name).unlink(missing_ok=True)
+    raise OneLine("the trace could not be written anywhere: free some disk space and run again")
+
+
+def describe(trace: "Trace", path: Path) -> str:
+    """A trace in a few lines."""
+    tokens, meta = trace.tokens, trace.meta
+    generated = len(tokens) - tokens.prompt_length
+    layers = trace.layers
+    lines = [
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB" + ("" if meta.complete else ", cut short by an exception"),
+        f"model     {meta.model} ({meta.dtype or 'tokens only'}, {meta.kernel or 'no attention kept'})",
+        f"tokens    {tokens.prompt_length} given, {generated} generated",
+        f"layers    {len(layers)} recorded" + (f", {layers[0].heads} heads each" if layers else ""),
+        f"fidelity  largest relative error {trace.fidelity.error:.1e}, tolerance {trace.fidelity.tolerance:.0e}",
+        f"recorded  {meta.time} by gentrace {meta.versions.get('gentrace')}, torch {meta.versions.get('torch')}, "
+        f"transformers {meta.versions.get('transformers')}",
+        f"text      {_shorten(tokens.text)!r}",
+    ]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Generator[None]:
+    """Turn what a user can cause into one line."""
+    try:
+        yield
+    except click.ClickException:
+        raise
+    except (GentraceError, OSError, ValueError, RuntimeError) as error:
+        raise OneLine(_say(error)) from error
+
+
+def _say(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def silence() -> None:
+    """Keep libraries' logs and progress bars out of the way."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _shorten(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
