@@ -86,11 +86,12 @@ def _watched_look_up(self: AttentionInterface, attn_implementation: str, default
 def _observed(kernel: Kernel, implementation: str) -> Kernel:
     @functools.wraps(kernel)
     def call(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, *args: Any, **options: Any
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
     ) -> tuple[Tensor, Any]:
-        result = kernel(module, query, key, value, mask, *args, **options)
+        result = kernel(module, query, key, value, *args, **options)
         observer = _observers.get(id(module))
         if observer is not None:
+            mask = args[0] if args else options.get("attention_mask")
             observer.see_attention(module, implementation, (query, key, value, mask), options, result[0])
         return result
 

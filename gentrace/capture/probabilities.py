@@ -96,24 +96,19 @@ class OutputHead:
 
         Args:
             model: The model with its head.
-            decoder: The child of ``model`` that makes the hidden states.
+            decoder: The module inside ``model`` that makes the hidden states.
         """
-        name = next(name for name, child in model.named_children() if child is decoder)
-        shell = copy.copy(model)
-        # A shallow copy shares the dictionaries of hooks and children with the model, so they must be replaced.
-        shell.__dict__ = {
-            key: value for key, value in model.__dict__.items() if key not in ("forward", "_compiled_call_impl")
-        }
-        for key in [
-            key for key in shell.__dict__ if key.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
-        ]:
-            shell.__dict__[key] = type(shell.__dict__[key])()
-        shell._modules = dict(model._modules)
-        self._stub = _Decoder()
-        shell._modules[name] = self._stub
-        self._shell = shell
-        heads = (child for key, child in shell._modules.items() if key != name and child is not None)
-        self._weights = [(weight, _version(weight)) for child in heads for weight in child.parameters()]
+        path = next(name for name, module in model.named_modules() if module is decoder).split(".")
+        self._stub = _Decoder(decoder)
+        self._shell = inner = _shell(model)
+        for name in path[:-1]:
+            inner._modules[name] = _shell(inner._modules[name])
+            inner = inner._modules[name]
+        inner._modules[path[-1]] = self._stub
+        own = (weight for name, weight in model.named_parameters() if not name.startswith(".".join(path) + "."))
+        # An output layer tied to the embedding is listed under the decoder only.
+        tied = (weight for name, weight in self._shell.named_parameters())
+        self._weights = {id(weight): (weight, _version(weight)) for weight in (*own, *tied)}.values()
 
     def unchanged(self) -> bool:
         """Whether the head's weights are still those of the recording."""
@@ -134,10 +129,31 @@ def _version(weight: Tensor) -> int:
     return 0 if weight.is_inference() else weight._version
 
 
+def _shell(module: nn.Module) -> Any:
+    """A copy that shares the weights, but neither children, hooks nor replaced methods."""
+    shell = copy.copy(module)
+    # A shallow copy shares the dictionaries of hooks and children with the module, so they must be replaced.
+    shell.__dict__ = {
+        name: type(value)() if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) else value
+        for name, value in module.__dict__.items()
+        if name not in ("forward", "_compiled_call_impl")
+    }
+    shell.__dict__["_modules"] = dict(module._modules)
+    return shell
+
+
 class _Decoder(nn.Module):
     """Stands in for the decoder and hands out the hidden states that it is given."""
 
     hidden: Tensor | None = None
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        # Kept out of the module tree: only its settings are looked at.
+        self.__dict__["_decoder"] = decoder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_decoder"], name)
 
     def forward(self, *args: Any, **options: Any) -> Any:
         return _Output(last_hidden_state=self.hidden)

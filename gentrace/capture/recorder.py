@@ -149,8 +149,8 @@ class Recorder:
         return traces[0]
 
     def _attach(self) -> None:
-        # The decoder is hooked beside the model: its hidden states are needed, and a user may call it directly.
-        for module in {id(module): module for module in (self._model, self._model.base_model)}.values():
+        # The models inside are hooked too: a decoder's hidden states are needed, and a user may call it directly.
+        for module in (module for module in self._model.modules() if isinstance(module, PreTrainedModel)):
             names = list(inspect.signature(module.forward).parameters)
 
             def begin(

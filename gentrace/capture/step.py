@@ -73,6 +73,7 @@ class Step:
         self.queries = queries
         self.number = number
         self.hidden: Tensor | None = None
+        self.decoder: nn.Module | None = None
         self.sites: set[int] = set()
         self._recorded = 0
         self._placed: dict[tuple[Any, ...], Placed] = {}

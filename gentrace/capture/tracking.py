@@ -83,7 +83,7 @@ class Tracker:
         if step is None:
             return
         if module is not step.module:
-            step.hidden = _hidden(output)
+            step.hidden, step.decoder = _hidden(output), module
             return
         self._thread.step = None
         if output is None:
@@ -252,11 +252,11 @@ class Tracker:
 
     def _keep_hidden(self, step: Step, logits: Tensor | None) -> None:
         run = step.run
-        if step.hidden is not None and step.hidden.shape[1] == step.queries:
+        if step.hidden is not None and step.hidden.shape[1] == step.queries and logits is not None:
             first = max(step.fed, run.covered)
             run.hidden.append((first, step.hidden[:, first - step.fed :].detach().clone()))
             if run.head is None:
-                run.head = _output_head(self._model)
+                run.head = OutputHead(self._model, step.decoder) if step.decoder is not None else None
         elif logits is not None and logits.shape[1] == step.queries and run.ids:
             start, ids = run.ids[-1]
             for row in range(step.queries - 1):
@@ -275,7 +275,12 @@ def _length(cache: Any, linked: Run | None) -> int:
         raise UnsupportedModel(
             "recording with a quantized cache", "its keys change after they are cached", "use a dynamic or static cache"
         )
-    length = cache.get_seq_length()
+    try:
+        length = cache.get_seq_length()
+    except ValueError as error:
+        raise UnsupportedModel(
+            "recording a model's cache", f"{type(cache).__name__} holds no attention layer: {error}", "there is no attention"
+        ) from error
     if isinstance(length, Tensor):
         # Reading a length off the device would wait for it; what was fed since is known here.
         on_host = length.device.type == "cpu" or linked is None
@@ -293,12 +298,6 @@ def _logits(output: Any, from_model: bool) -> Tensor | None:
     if logits is None and isinstance(output, tuple) and from_model:
         logits = next((part for part in output if isinstance(part, Tensor) and part.dim() == 3), None)
     return logits
-
-
-def _output_head(model: PreTrainedModel) -> OutputHead | None:
-    decoder = model.base_model
-    is_child = any(child is decoder for child in model.children())
-    return OutputHead(model, decoder) if is_child else None
 
 
 def _as_sampled(readout: Readout) -> Readout:
