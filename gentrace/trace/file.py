@@ -64,7 +64,7 @@ def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
         },
         "sums": {name: checksums(tensor) for name, tensor in tensors.items()},
     }
-    text = json.dumps(body, sort_keys=True)
+    text = json.dumps(body, sort_keys=True, default=str)
     # One entry, since safetensors writes several in a random order and equal traces should be equal files.
     header = {FORMAT: f"{VERSION} {_digest(text)} {text}"}
     write_atomically(target, lambda temporary: save_file(tensors, temporary, metadata=header))
@@ -219,4 +219,5 @@ def _wrong_shapes(trace: Trace) -> list[str]:
 
 def _unsummed(sums: dict[str, list[int]], store: FileStore) -> list[str]:
     """Tensors that the header has no sums for."""
-    return [name for name in store.names() if len(sums.get(name, ())) != store.shape(name)[0]]
+    shapes = {name: store.shape(name) for name in store.names()}
+    return [name for name, shape in shapes.items() if len(sums.get(name, ())) != (shape[0] if len(shape) > 2 else 1)]

@@ -69,7 +69,7 @@ class FileStore:
 
         Args:
             path: The file.
-            sums: For each tensor the CRC-32 of each entry of its first axis.
+            sums: For each tensor its `checksums`.
         """
         self._path = path
         self._file = safe_open(path, framework="pt")
@@ -111,5 +111,6 @@ class FileStore:
 
 
 def checksums(tensor: Tensor) -> list[int]:
-    """CRC-32 of each entry of a tensor's first axis."""
-    return [zlib.crc32(entry.contiguous().flatten().view(torch.uint8).numpy().data) for entry in tensor]
+    """CRC-32 of each head of a ``[head, …, …]`` tensor, which can be read alone; of anything smaller as a whole."""
+    parts = tensor if tensor.dim() > 2 else [tensor]
+    return [zlib.crc32(part.contiguous().flatten().view(torch.uint8).numpy().data) for part in parts]

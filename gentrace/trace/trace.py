@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """One sequence's generation: its tokens, and every layer's queries and keys.
 
@@ -48,6 +48,10 @@ class Trace:
     """The tensors."""
     read_tokens: Callable[[], Tokens]
     """Makes the tokens; called once, when they are first asked for."""
+
+    def __repr__(self) -> str:
+        state = "" if self.meta.complete else ", cut short"
+        return f"<Trace of {self.meta.model}: {self.length} positions, {len(self.layers)} layers{state}>"
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -201,12 +205,6 @@ class Trace:
         from gentrace.trace.file import save_trace
 
         save_trace(self, path)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of queries, keys, values and masks."""
-        tensors = (self.store.tensor(name) for name in self.store.names())
-        return sum(tensor.nbytes for tensor in tensors)
 
     def _name(self, info: LayerInfo, what: str) -> str:
         return f"layers.{info.index}.{info.kind}.{what}"

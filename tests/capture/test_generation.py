@@ -341,6 +341,18 @@ def test_values_are_those_that_attention_mixes() -> None:
     assert distance(mixed, inputs[0][0]) <= 1e-5
 
 
+def test_bytes_grow_with_the_length_and_not_its_square() -> None:
+    model = tiny("llama")
+    for length in (10, 40):
+        trace = gentrace_one(model, prompt(length), max_new_tokens=5, min_new_tokens=5, do_sample=False)
+        sizes = {name: trace.store.tensor(name).nbytes for name in trace.store.names()}
+        rows = sum(size for name, size in sizes.items() if name.startswith("layers."))
+        assert rows == 3 * (4 + 2) * 12 * (length + 4) * 4
+        assert sum(sizes.values()) - rows == 2 * 4 * (length + 4)
+        held = {trace.store.tensor(name).untyped_storage().data_ptr(): trace.store.tensor(name) for name in sizes}
+        assert sum(tensor.untyped_storage().nbytes() for tensor in held.values()) <= 1.1 * sum(sizes.values())
+
+
 def test_tokens_alone() -> None:
     model, ids = tiny("llama"), prompt(6)
     with gentrace.record(model, layers=()) as recorder:
