@@ -256,7 +256,7 @@ class Tracker:
             first = max(step.fed, run.covered)
             run.hidden.append((first, step.hidden[:, first - step.fed :].detach().clone()))
             if run.head is None:
-                run.head = OutputHead(self._model, step.decoder) if step.decoder is not None else None
+                run.head = OutputHead(step.module, step.decoder) if step.decoder is not None else None
         elif logits is not None and logits.shape[1] == step.queries and run.ids:
             start, ids = run.ids[-1]
             for row in range(step.queries - 1):

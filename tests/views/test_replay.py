@@ -1,0 +1,268 @@
+"""The figure, looked at as data."""
+
+import json
+import re
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from gentrace.errors import ViewBudgetError, ViewError
+from gentrace.views import replay
+from gentrace.views.figure_image import picture
+from tests.views.made import HOSTILE, random_trace, untouchable
+
+
+def size(figure: go.Figure) -> int:
+    return len(figure.to_json() or "")
+
+
+def of_type(figure: go.Figure, kind: str) -> list:
+    return [trace for trace in figure.data if trace.type == kind]
+
+
+def moving(figure: go.Figure, row: int) -> dict[int, object]:
+    frame = next(frame for frame in figure.frames if frame.name == str(row))
+    return dict(zip(frame.traces, frame.data, strict=True))
+
+
+def test_the_heatmaps_hold_the_trace() -> None:
+    trace = random_trace(12, 4)
+    weights, scores = of_type(replay(trace, heads=1), "heatmap")
+    lower = np.tril(np.ones((11, 11), bool))
+    np.testing.assert_array_equal(np.asarray(weights.z)[lower], trace.attention(0, 1).numpy()[lower])
+    np.testing.assert_array_equal(np.asarray(scores.z)[lower], trace.scores(0, 1).numpy()[lower])
+    assert np.isnan(np.asarray(weights.z)[~lower]).all()
+    assert (weights.visible, scores.visible) == (True, False)
+
+
+def test_masked_keys_are_gaps_and_not_zeros() -> None:
+    weights = np.asarray(of_type(replay(random_trace(12, 4, window=3), heads=0), "heatmap")[0].z)
+    assert np.isnan(weights[8, 5])
+    assert not np.isnan(weights[8, 6])
+
+
+def test_one_frame_a_row_and_none_holds_a_matrix() -> None:
+    figure = replay(random_trace(40, 10))
+    assert [frame.name for frame in figure.frames] == [str(row) for row in range(39)]
+    kinds = {trace.type for frame in figure.frames for trace in frame.data}
+    assert kinds == {"scatter", "bar"}
+    still = {place for place, trace in enumerate(figure.data) if trace.type == "heatmap"}
+    assert all(not still & set(frame.traces) for frame in figure.frames)
+    assert max(len(json.dumps(frame.to_plotly_json(), default=list)) for frame in figure.frames) < 3000
+
+
+def test_size_grows_with_the_square_of_the_tokens() -> None:
+    small, large = (size(replay(random_trace(length, 10), heads=0)) for length in (300, 600))
+    assert large / small < 4.4
+
+
+def test_the_growth_test_would_notice_a_matrix_a_frame() -> None:
+    figures = [replay(random_trace(length, 10), heads=0) for length in (60, 120)]
+    for figure in figures:
+        z = np.asarray(of_type(figure, "heatmap")[0].z)
+        figure.frames = [go.Frame(name=frame.name, data=[go.Heatmap(z=z)]) for frame in figure.frames]
+    assert size(figures[1]) / size(figures[0]) > 6
+
+
+def test_the_curtain_covers_exactly_the_rows_to_come() -> None:
+    figure = replay(random_trace(12, 4), heads=0)
+    for row in (3, 7):
+        curtain, current = list(moving(figure, row).values())[:2]
+        assert min(curtain.y) == row + 0.5
+        assert max(curtain.y) >= 10.5
+        assert (min(current.y), max(current.y)) == (row - 0.5, row + 0.5)
+        assert (min(current.x), max(current.x)) == (-0.5, row + 0.5)
+
+
+def test_it_opens_and_plays_from_the_last_prompt_token() -> None:
+    figure = replay(random_trace(12, 4), heads=0)
+    assert figure.layout.sliders[0].active == 3
+    assert figure.layout.sliders[0].steps[3].args[0] == ["3"] or figure.layout.sliders[0].steps[3].args[0] == ("3",)
+    play = figure.layout.updatemenus[0].buttons
+    assert [list(button.args[0]) for button in play[:3]] == [[str(row) for row in range(3, 11)]] * 3
+    speeds = [button.args[1]["frame"]["duration"] for button in play[:3]]
+    assert speeds == sorted(speeds, reverse=True)
+    assert list(play[3].args[0]) == [None]
+    first, shown = moving(figure, 3), figure.data
+    for place, change in first.items():
+        assert list(shown[place].x or ()) == list(change.x or ())
+        assert list(shown[place].y or ()) == list(change.y or ())
+
+
+def test_the_bars_of_step_p_come_from_entry_p_plus_1() -> None:
+    figure = replay(random_trace(12, 4), heads=0)
+    raw, chosen, sampled = [trace for trace in moving(figure, 6).values() if trace.type == "bar"]
+    assert list(chosen.x) == [0.5]
+    assert list(raw.x) == [0.25, 0.125]
+    assert list(sampled.x) == [pytest.approx(0.6667), pytest.approx(0.3333), 0]
+    assert list(sampled.text)[2] == "excluded"
+    names, headline = list(moving(figure, 6).values())[-2:]
+    assert list(names.text) == ["<b>␣word0</b>", "other1", "other2"]
+    assert "␣word6" in headline.text[0]
+    assert "50.0 % by the model" in headline.text[1]
+    # In the prompt nothing was sampled.
+    assert [len(trace.x) for trace in moving(figure, 1).values() if trace.type == "bar"] == [2, 1, 0]
+
+
+def test_without_a_sampled_distribution_there_are_no_sampled_bars() -> None:
+    from tests.views.made import made_tokens, made_trace
+
+    tokens = made_tokens([f"w{place}" for place in range(6)], 3, sampled=False)
+    figure = replay(made_trace(torch.ones(1, 5, 1), torch.ones(1, 5, 1), tokens))
+    assert len(of_type(figure, "bar")) == 2
+
+
+def test_every_token_text_is_escaped_wherever_plotly_reads_markup() -> None:
+    figure = replay(random_trace(len(HOSTILE), 4, texts=HOSTILE), heads=0)
+    whole = figure.to_plotly_json()
+    texts = []
+
+    def collect(node: object, key: str = "") -> None:
+        if isinstance(node, dict):
+            for name, inner in node.items():
+                collect(inner, name)
+        elif isinstance(node, list | tuple):
+            for inner in node:
+                collect(inner, key)
+        elif isinstance(node, str) and key in {"text", "ticktext", "hovertext", "title", "hovertemplate", "name"}:
+            texts.append(node)
+
+    collect({key: whole[key] for key in ("data", "layout")})
+    collect([frame.to_plotly_json() for frame in figure.frames])
+    ours = re.compile(r"</?b>|<br>|<span style='[^'<>]*'>|</span>|<extra></extra>")
+    assert [text for text in texts if re.search("[<>]", ours.sub("", text))] == []
+    joined = "\n".join(texts)
+    for shown in (
+        "&lt;s&gt;",
+        "&lt;b&gt;x&lt;/b&gt;",
+        "&lt;/script&gt;",
+        "&amp;lt;",
+        "↵",
+        "⇥",
+        "∅",
+        "⟨RLM⟩",
+        "שלום",
+        "😀",
+    ):
+        assert shown in joined
+    assert "made &lt;by&gt; hand" in figure.layout.title.text
+
+
+def test_ticks_are_at_numeric_positions_so_repeated_tokens_never_merge() -> None:
+    figure = replay(random_trace(20, 4, texts=[" the"] * 20), heads=0)
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        assert list(axis.tickvals) == list(range(19))
+        assert list(axis.ticktext) == [f"{place} ␣the" for place in range(19)]
+    shown = figure.layout.xaxis2
+    assert list(shown.ticktext) == ["␣the"] * len(shown.tickvals)
+    assert len(set(shown.tickvals)) == len(shown.tickvals) == 19
+
+
+def test_rows_never_seen_are_marked_and_not_drawn_as_zero() -> None:
+    figure = replay(random_trace(30, 10, unseen=4), heads=0)
+    assert np.isnan(np.asarray(of_type(figure, "heatmap")[0].z)[:4]).all()
+    mark = next(trace for trace in figure.data if trace.name == "never seen")
+    assert (min(mark.y), max(mark.y)) == (-0.5, 3.5)
+    assert not [trace for trace in replay(random_trace(30, 10), heads=0).data if trace.name == "never seen"]
+
+
+@pytest.mark.parametrize(("sink", "marks"), [("mask", 1), ("log", 0), ("keep", 0)])
+def test_only_a_masked_first_key_is_covered(sink: str, marks: int) -> None:
+    figure = replay(random_trace(12, 4), heads=0, sink=sink)
+    found = [trace for trace in figure.data if trace.name == "first key"]
+    assert len(found) == marks
+    assert [(min(mark.x), max(mark.x), min(mark.y), max(mark.y)) for mark in found] == [(-0.5, 0.5, -0.5, 10.5)] * marks
+
+
+def test_the_end_of_the_prompt_is_drawn() -> None:
+    line = next(trace for trace in replay(random_trace(30, 10), heads=0).data if trace.name == "end of prompt")
+    assert list(line.x) == [-0.5, 9.5, 9.5]
+    assert list(line.y) == [9.5, 9.5, 28.5]
+
+
+@pytest.mark.parametrize(
+    ("sink", "note"),
+    [("mask", "first token set aside"), ("log", "logarithmic from 0.0001 to 1"), ("keep", "first token included")],
+)
+def test_the_title_says_what_the_colours_mean(sink: str, note: str) -> None:
+    assert note in replay(random_trace(12, 4), heads=0, sink=sink).layout.title.text
+
+
+def test_a_masked_sink_does_not_stretch_the_scale() -> None:
+    trace = random_trace(40, 10)
+    weights = trace.attention(0, 0)[:, 1:].amax(-1)
+    expected = float(weights[weights > 0].quantile(0.9))
+    assert replay(trace, heads=0).layout.coloraxis.cmax == pytest.approx(expected)
+
+
+def test_on_a_log_scale_the_pointer_still_reads_the_weight() -> None:
+    trace = random_trace(12, 4)
+    heat = of_type(replay(trace, heads=0, sink="log"), "heatmap")[0]
+    assert "customdata" in heat.hovertemplate
+    weight = trace.attention(0, 0)[5, 2]
+    assert np.asarray(heat.customdata)[5, 2] == pytest.approx(weight)
+    assert np.asarray(heat.z)[5, 2] == pytest.approx(max(weight.log10(), -4))
+
+
+def test_the_switch_shows_the_other_heatmaps_and_pictures() -> None:
+    figure = replay(random_trace(12, 4), heads=[0, 1])
+    assert [heat.visible for heat in of_type(figure, "heatmap")] == [True, False, True, False]
+    assert [image.visible for image in figure.layout.images] == [True, False, True, False]
+    shown, layout, where = figure.layout.updatemenus[1].buttons[1].args
+    assert (list(shown["visible"]), list(where)) == ([False, True, False, True], [0, 1, 2, 3])
+    assert [layout[f"images[{place}].visible"] for place in range(4)] == [False, True, False, True]
+    assert "scores" in layout["title.text"]
+
+
+def test_defaults_are_the_last_layer_and_all_heads_or_their_mean() -> None:
+    few = replay(random_trace(8, 3, heads=3, layers=(2, 4)))
+    assert "layer 4 · 3 heads" in few.layout.title.text
+    assert len(of_type(few, "heatmap")) == 6
+    many = replay(random_trace(8, 3, heads=13))
+    assert "mean of 13 heads" in many.layout.title.text
+    assert "mean of 2 heads" in replay(random_trace(8, 3), mean=True).layout.title.text
+
+
+def test_a_part_of_the_rows() -> None:
+    trace = random_trace(40, 10)
+    figure = replay(trace, heads=0, rows=(30, 35))
+    heat = of_type(figure, "heatmap")[0]
+    assert np.asarray(heat.z).shape == (5, 35)
+    assert heat.y0 == 30
+    np.testing.assert_allclose(np.asarray(heat.z)[2, :33], trace.attention(0, 0)[32, :33].numpy(), rtol=1e-5)
+    assert [frame.name for frame in figure.frames] == ["30", "31", "32", "33", "34"]
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    trace = random_trace(8, 3)
+    with pytest.raises(ViewError, match=r"drawing layer 7. layers recorded: 0"):
+        replay(trace, layer=7)
+    with pytest.raises(ViewError, match=r"drawing head 2 of layer 0. the layer has heads 0 … 1"):
+        replay(trace, heads=2)
+    with pytest.raises(ViewError, match=r"sink='hide'. choose one of 'mask', 'log', 'keep'"):
+        replay(trace, sink="hide")  # pyright: ignore[reportArgumentType]
+
+
+def test_too_big_a_figure_is_refused_before_anything_is_read() -> None:
+    trace = untouchable(random_trace(1100, 10))
+    with pytest.raises(ViewBudgetError, match=r"2,415,602 cells; at most 2,000,000 fit.*heads=.*rows="):
+        replay(trace, heads=[0, 1])
+    with pytest.raises(AssertionError, match="was read"):
+        replay(trace, heads=0)
+
+
+def test_a_picture_holds_one_colour_a_cell() -> None:
+    import base64
+    import zlib
+
+    uri = picture(torch.tensor([[0.0, torch.nan], [1.0, 0.5]]), 0.0, 1.0, ("#000000", "#ffffff"))
+    data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    start = data.index(b"IDAT") + 4
+    length = int.from_bytes(data[start - 8 : start - 4])
+    lines = np.frombuffer(zlib.decompress(data[start : start + length]), np.uint8).reshape(640, 641)
+    assert (lines[:, 0] == 0).all()
+    cells = lines[:, 1:].reshape(2, 320, 2, 320)
+    assert [[int(cells[i, 5, j, 7]) for j in range(2)] for i in range(2)] == [[1, 0], [255, 128]]
+    assert (cells == cells[:, :1, :, :1]).all()
