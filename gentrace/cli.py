@@ -65,19 +65,22 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--layers", help="Layers to record, such as 0,2-5. Default: all.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the trace to this .safetensors file.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a replay page to this file.")
+@click.option("--show", help="Layers to show in the page, such as 0,2-5. Default: the last one recorded.")
 @generation_options
-def run(prompt: str, layers: str | None, out: Path | None, html: Path | None, **options: Any) -> None:
+def run(
+    prompt: str, layers: str | None, out: Path | None, html: Path | None, show: str | None, **options: Any
+) -> None:
     """Generate from a prompt, and keep what the model looked at."""
     if out is None and html is None:
         raise click.UsageError("nothing to write: give --out FILE.safetensors, --html PAGE.html, or both")
     if prompt == "-":
         prompt = click.get_text_stream("stdin").read()
     with one_line_errors():
-        chosen = parse_layers(layers)
+        chosen, shown = parse_layers("--layers", layers), parse_layers("--show", show)
         for path in (out, html):
             check_writable(path)
         trace = record_prompt(prompt, chosen, **options)
-        deliver(trace, out, html)
+        deliver(trace, out, html, shown)
 
 
 @main.command()
@@ -191,7 +194,7 @@ def check_fits(network: Any, tokenizer: Any, prompt: str, max_new_tokens: int, l
         )
 
 
-def parse_layers(text: str | None) -> list[int] | None:
+def parse_layers(option: str, text: str | None) -> list[int] | None:
     """Read ``0,2-5`` as ``[0, 2, 3, 4, 5]``.
 
     Raises:
@@ -203,7 +206,7 @@ def parse_layers(text: str | None) -> list[int] | None:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise OneLine(f"--layers {text!r} is not a list of layers such as 0,2-5")
+            raise OneLine(f"{option} {text!r} is not a list of layers such as 0,2-5")
         layers.update(range(int(first), int(last if dash else first) + 1))
     return sorted(layers)
 
@@ -225,7 +228,7 @@ def check_writable(path: Path | None) -> None:
     Path(name).unlink()
 
 
-def deliver(trace: "Trace", out: Path | None, html: Path | None) -> None:
+def deliver(trace: "Trace", out: Path | None, html: Path | None, show: list[int] | None = None) -> None:
     """Write the trace, then its page; if either fails, say where the trace is.
 
     Raises:
@@ -238,19 +241,19 @@ def deliver(trace: "Trace", out: Path | None, html: Path | None) -> None:
             saved = out
             click.echo(f"trace  {out}")
         if html is not None:
-            write_page(trace, html)
+            write_page(trace, html, show)
             click.echo(f"page   {html.resolve()}")
     except (OSError, GentraceError) as error:
         where = saved or rescue(trace)
         raise OneLine(f"{_say(error)} — the trace itself is safe in {where}") from error
 
 
-def write_page(trace: "Trace", path: Path) -> None:
-    """Write the replay page, whole or not at all."""
+def write_page(trace: "Trace", path: Path, show: list[int] | None) -> None:
+    """Write the replay page of these layers, whole or not at all."""
     from gentrace.trace.file import write_atomically
     from gentrace.views import replay_page
 
-    page = replay_page(trace)
+    page = replay_page(trace, show)
     write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 

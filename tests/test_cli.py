@@ -153,8 +153,8 @@ def test_nothing_to_write_and_unknown_commands() -> None:
 
 
 def test_layers() -> None:
-    assert parse_layers(None) is None
-    assert parse_layers("3,0, 1-2") == [0, 1, 2, 3]
+    assert parse_layers("--layers", None) is None
+    assert parse_layers("--layers", "3,0, 1-2") == [0, 1, 2, 3]
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -170,3 +170,13 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "run" in done.stdout
     assert done.stderr.strip() == ""
+
+
+def test_the_page_shows_the_layers_that_were_asked_for(tmp_path: Path) -> None:
+    html = tmp_path / "page.html"
+    result = call("run", "--prompt", PROMPT, "--max-new-tokens", 2, "--html", html, "--show", "0,2")
+    assert result.exit_code == 0, result.output
+    text = html.read_text(encoding="utf-8")
+    assert '"layer":0' in text.replace(" ", "")
+    assert '"layer":1' not in text.replace(" ", "")
+    fails(call("run", "--prompt", PROMPT, "--max-new-tokens", 2, "--html", html, "--show", "9"), "layer 9")

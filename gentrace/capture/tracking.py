@@ -279,7 +279,9 @@ def _length(cache: Any, linked: Run | None) -> int:
         length = cache.get_seq_length()
     except ValueError as error:
         raise UnsupportedModel(
-            "recording a model's cache", f"{type(cache).__name__} holds no attention layer: {error}", "there is no attention"
+            "recording a model's cache",
+            f"{type(cache).__name__} holds no attention layer: {error}",
+            "there is no attention",
         ) from error
     if isinstance(length, Tensor):
         # Reading a length off the device would wait for it; what was fed since is known here.

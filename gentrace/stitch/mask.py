@@ -134,16 +134,19 @@ def read_mask(mask: Tensor, landing: Landing) -> FragmentMask:
         The runs of visible positions, and what does not fit into them.
 
     Raises:
-        UnsupportedModel: If heads see different keys.
+        UnsupportedModel: If heads see different keys, or a row sees a key that stands for no token.
     """
+    surplus = mask[..., landing.keys :]
+    if surplus.numel() and bool(_open(surplus).any()):
+        raise UnsupportedModel(
+            f"reading the attention mask of positions {landing.query_start} … {landing.query_stop - 1}",
+            f"{mask.shape[-1]} keys for {landing.keys} tokens, and some of those beyond are visible",
+            "keys that stand for no single token are not supported yet; exclude the layer with layers=",
+        )
     mask = mask[..., : landing.keys]
-    bias = None
-    if mask.dtype == torch.bool:
-        visible = mask
-    else:
-        visible = mask > torch.finfo(mask.dtype).min / 2
-        if bool((visible & (mask != 0)).any()):
-            bias = torch.where(visible, mask, mask.new_zeros(())).float()
+    visible, bias = _open(mask), None
+    if mask.dtype != torch.bool and bool((visible & (mask != 0)).any()):
+        bias = torch.where(visible, mask, mask.new_zeros(())).float()
     if visible.shape[1] > 1 and not bool((visible == visible[:, :1]).all()):
         raise UnsupportedModel(
             "reading an attention mask",
@@ -154,3 +157,8 @@ def read_mask(mask: Tensor, landing: Landing) -> FragmentMask:
     start, stop, one_run = find_runs(visible)
     dense = None if bool(one_run.all()) else visible
     return FragmentMask(start + landing.key_start, stop + landing.key_start, dense, bias)
+
+
+def _open(mask: Tensor) -> Tensor:
+    """Where a mask lets rows look."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2

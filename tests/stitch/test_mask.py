@@ -50,6 +50,13 @@ def test_an_additive_mask_gives_up_its_bias() -> None:
     assert read_mask(torch.tensor([[[[0.0, low]]]], dtype=torch.float16), Landing(1, 2, 0, 1)).bias is None
 
 
+def test_keys_that_are_no_tokens_are_refused() -> None:
+    hidden = torch.tensor([[[[True, True, False]]]])
+    assert read_mask(hidden, Landing(1, 2, 0, 1)).stop.tolist() == [[2]]
+    with pytest.raises(UnsupportedModel, match="3 keys for 2 tokens"):
+        read_mask(~hidden, Landing(1, 2, 0, 1))
+
+
 def test_kernels_without_a_mask() -> None:
     landing = Landing(4, 6, 1, 4)
     assert unmasked(landing, causal=True).stop.tolist() == [[5, 6]]
