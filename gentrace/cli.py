@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gentrace.trace.trace import Trace
 
 STORY = "Maia is a cute little baby who likes to explore her world!"
+MOST_LAYERS = 10_000
 MODEL_HELP = "'story' (bundled), 'smollm2' (fetched once), or any Hugging Face name or folder."
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     """See what a language model looks at while it writes."""
 
 
-GENERATION_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+GENERATION_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--model", default="story", show_default=True, help=MODEL_HELP),
     click.option("--max-new-tokens", default=40, show_default=True, type=click.IntRange(min=1)),
     click.option("--sample/--greedy", default=False, help="Sample tokens, or take the likeliest (default)."),
@@ -50,12 +51,12 @@ GENERATION_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ..
     click.option("--seed", default=0, show_default=True, help="Seed for sampling."),
     click.option("--device", help="Such as cpu or cuda."),
     click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the model's weights."),
-)
+]
 
 
 def generation_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that run and demo share."""
-    for option in GENERATION_OPTIONS[::-1]:
+    for option in reversed(GENERATION_OPTIONS):
         command = option(command)
     return command
 
@@ -67,15 +68,15 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--html", type=click.Path(path_type=Path), help="Write a replay page to this file.")
 @click.option("--show", help="Layers to show in the page, such as 0,2-5. Default: the last one recorded.")
 @generation_options
-def run(
-    prompt: str, layers: str | None, out: Path | None, html: Path | None, show: str | None, **options: Any
-) -> None:
+def run(prompt: str, layers: str | None, out: Path | None, html: Path | None, show: str | None, **options: Any) -> None:
     """Generate from a prompt, and keep what the model looked at."""
     if out is None and html is None:
         raise click.UsageError("nothing to write: give --out FILE.safetensors, --html PAGE.html, or both")
-    if prompt == "-":
-        prompt = click.get_text_stream("stdin").read()
     with one_line_errors():
+        if out is not None and html is not None and out.resolve() == html.resolve():
+            raise OneLine(f"--out and --html are the same file: {out}")
+        if prompt == "-":
+            prompt = sys.stdin.read()
         chosen, shown = parse_layers("--layers", layers), parse_layers("--show", show)
         for path in (out, html):
             check_writable(path)
@@ -205,9 +206,10 @@ def parse_layers(option: str, text: str | None) -> list[int] | None:
     layers: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        stop = last if dash else first
+        if not (first.isdecimal() and stop.isdecimal() and int(first) <= int(stop) < MOST_LAYERS):
             raise OneLine(f"{option} {text!r} is not a list of layers such as 0,2-5")
-        layers.update(range(int(first), int(last if dash else first) + 1))
+        layers.update(range(int(first), int(stop) + 1))
     return sorted(layers)
 
 

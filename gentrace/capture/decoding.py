@@ -171,7 +171,8 @@ class GenerateWatch:
         options = given.get("model_kwargs") or {}
         generation.columns = int(given["input_ids_seq_length"])
         generation.limit = None if config.max_length is None else int(config.max_length) - 1
-        generation.padding = options.get("attention_mask")
+        mask = options.get("attention_mask")
+        generation.padding = None if mask is None else mask.detach().clone()
         generation.options = _plain(config.to_diff_dict())
         generation.samples_raw = not processors
         return LogitsProcessorList([*processors, _Tap(generation)])
@@ -191,14 +192,13 @@ def find_generators(model: nn.Module) -> list[GenerationMixin]:
     return [module for module in model.modules() if isinstance(module, GenerationMixin)]
 
 
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that JSON can hold; the rest by their text."""
-    plain = (bool, int, float, str, list, dict, type(None))
-    return {
-        name: value if isinstance(value, plain) else str(value)
-        for name, value in options.items()
-        if not name.startswith("_")
-    }
+def _plain(value: Any) -> Any:
+    """The value as JSON holds it; what JSON cannot hold by its text."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items() if not str(name).startswith("_")}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
 def _refusal(meaning: str) -> UnsupportedModel:

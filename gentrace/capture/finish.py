@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ from gentrace.capture.fidelity import TOLERANCE
 from gentrace.capture.run import LayerRun, Placed, Rows, Run
 from gentrace.capture.tokens import PendingTokens, Readouts, gather_readouts
 from gentrace.stitch.mask import VisibleKeys
-from gentrace.trace.info import Fidelity, Kind, LayerFidelity, Meta
+from gentrace.trace.info import Fidelity, Kind, LayerFidelity, LayerInfo, Meta
 from gentrace.trace.store import MemoryStore
 from gentrace.trace.trace import Trace
 
@@ -64,9 +64,24 @@ def finish(run: Run, model: nn.Module, tokenizer: Any, top_k: int) -> list[Trace
     readouts = gather_readouts(run.readouts)
     meta = describe(run, model)
     masks: dict[tuple[int, ...], _MaskColumns] = {}
-    for layer in run.layers.values():
-        masks.setdefault(_mask_key(layer), _MaskColumns(layer.fragments, run))
-    return [_freeze(run, share, masks, readouts, meta, tokenizer, top_k) for share in _shares(run)]
+    layers: list[_Columns] = []
+    for number in sorted(run.layers):
+        layer = run.layers[number]
+        # Layers that were shown the same masks hold the same objects.
+        key = tuple(id(placed) for placed in layer.fragments)
+        if key not in masks:
+            masks[key] = _MaskColumns(layer.fragments, run, len(masks))
+        layers.append(_Columns(layer, masks[key], _covered(layer.key_spans, run.stop)))
+    return [_freeze(run, share, layers, readouts, meta, tokenizer, top_k) for share in _shares(run)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    """A layer with its mask, and which columns' keys are known."""
+
+    layer: LayerRun
+    mask: "_MaskColumns"
+    known: Tensor
 
 
 def _shares(run: Run) -> list[Share]:
@@ -106,7 +121,7 @@ def _shares(run: Run) -> list[Share]:
 def _freeze(
     run: Run,
     share: Share,
-    masks: Mapping[tuple[int, ...], "_MaskColumns"],
+    layers: Sequence[_Columns],
     readouts: Readouts | None,
     meta: Meta,
     tokenizer: Any,
@@ -114,14 +129,12 @@ def _freeze(
 ) -> Trace:
     tensors: dict[str, Tensor] = {}
     used: dict[tuple[int, Kind], int] = {}
-    infos = []
-    names = {key: number for number, key in enumerate(masks)}
-    for number in sorted(run.layers):
-        layer = run.layers[number]
+    infos: list[LayerInfo] = []
+    for columns in layers:
+        layer, known = columns.layer, columns.known[share.rows]
+        number = layer.info.index
         prefix = f"layers.{number}.self"
-        seen = masks[_mask_key(layer)].seen[share.rows]
-        known = _covered(layer.key_spans, run.stop)[share.rows]
-        tensors[f"{prefix}.queries"] = _take(layer.queries, share, seen)
+        tensors[f"{prefix}.queries"] = _take(layer.queries, share, columns.mask.seen[share.rows])
         tensors[f"{prefix}.keys"] = _take(layer.keys, share, known)
         if layer.values is not None:
             tensors[f"{prefix}.values"] = _take(layer.values, share, known)
@@ -129,10 +142,11 @@ def _freeze(
             tensors[f"{prefix}.bias"] = _bias(layer, share, run.stop)
         sinks = None if layer.sinks is None else tuple(layer.sinks.float().tolist())
         infos.append(replace(layer.info, sinks=sinks))
-        used[number, "self"] = names[_mask_key(layer)]
-    for key, number in names.items():
-        visible = masks[key].of(share)
-        tensors |= {f"masks.{number}.{part}": getattr(visible, part) for part in ("start", "stop", "rows", "bits")}
+        used[number, "self"] = columns.mask.number
+    for mask in {columns.mask.number: columns.mask for columns in layers}.values():
+        visible = mask.of(share)
+        parts = ("start", "stop", "rows", "bits")
+        tensors |= {f"masks.{mask.number}.{part}": getattr(visible, part) for part in parts}
     pending = PendingTokens(
         share.ids, share.prompt_length, share.columns, share.entry, readouts, run.hidden, run.head, tokenizer, top_k
     )
@@ -181,7 +195,8 @@ def describe(run: Run, model: nn.Module) -> Meta:
 class _MaskColumns:
     """The masks of all fragments of a layer, for the whole batch, over the run's columns."""
 
-    def __init__(self, fragments: Sequence[Placed], run: Run) -> None:
+    def __init__(self, fragments: Sequence[Placed], run: Run, number: int) -> None:
+        self.number = number
         self._start = torch.full((run.batch, run.stop), -1, dtype=torch.int64)
         self._stop = torch.full((run.batch, run.stop), -1, dtype=torch.int64)
         self._dense: dict[int, tuple[int, Tensor]] = {}
@@ -227,11 +242,6 @@ class _MaskColumns:
                 line[key_start : key_start + len(shown)] = shown
                 visible[position] = line[rows]
         return visible
-
-
-def _mask_key(layer: LayerRun) -> tuple[int, ...]:
-    """Layers that were shown the same masks hold the same objects."""
-    return tuple(id(placed) for placed in layer.fragments)
 
 
 def _covered(spans: Sequence[tuple[int, int]], width: int) -> Tensor:

@@ -44,6 +44,7 @@ class Observer(Protocol):
 
 _lock = threading.Lock()
 _observers: dict[int, Observer] = {}
+_observed_kernels: dict[tuple[Kernel, str], Kernel] = {}
 _original = AttentionInterface.get_interface
 
 
@@ -75,14 +76,18 @@ def unwatch(modules: list[nn.Module], observer: Observer) -> None:
                 del _observers[id(module)]
         if not _observers:
             AttentionInterface.get_interface = _original
+            _observed_kernels.clear()
 
 
 def _watched_look_up(self: AttentionInterface, attn_implementation: str, default: Kernel) -> Kernel:
     kernel = _original(self, attn_implementation, default)
-    return _observed(kernel, attn_implementation)
+    # A plain dictionary, since torch.compile traces through this and warns of functools' caches.
+    observed = _observed_kernels.get((kernel, attn_implementation))
+    if observed is None:
+        observed = _observed_kernels[kernel, attn_implementation] = _observed(kernel, attn_implementation)
+    return observed
 
 
-@functools.lru_cache(maxsize=64)
 def _observed(kernel: Kernel, implementation: str) -> Kernel:
     @functools.wraps(kernel)
     def call(

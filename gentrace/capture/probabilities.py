@@ -9,7 +9,7 @@ import copy
 import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -105,10 +105,7 @@ class OutputHead:
             inner._modules[name] = _shell(inner._modules[name])
             inner = inner._modules[name]
         inner._modules[path[-1]] = self._stub
-        own = (weight for name, weight in model.named_parameters() if not name.startswith(".".join(path) + "."))
-        # An output layer tied to the embedding is listed under the decoder only.
-        tied = (weight for name, weight in self._shell.named_parameters())
-        self._weights = {id(weight): (weight, _version(weight)) for weight in (*own, *tied)}.values()
+        self._weights = [(weight, _version(weight)) for weight in self._shell.parameters()]
 
     def unchanged(self) -> bool:
         """Whether the head's weights are still those of the recording."""
@@ -134,9 +131,11 @@ def _shell(module: nn.Module) -> Any:
     shell = copy.copy(module)
     # A shallow copy shares the dictionaries of hooks and children with the module, so they must be replaced.
     shell.__dict__ = {
-        name: type(value)() if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) else value
+        name: cast(Any, type(value))()
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+        else value
         for name, value in module.__dict__.items()
-        if name not in ("forward", "_compiled_call_impl")
+        if not (callable(value) and hasattr(type(module), name))
     }
     shell.__dict__["_modules"] = dict(module._modules)
     return shell

@@ -6,6 +6,7 @@ watch on ``generate``.
 """
 
 import inspect
+import sys
 import warnings
 from collections.abc import Collection
 from types import TracebackType
@@ -54,7 +55,7 @@ def record(
         layers: Layer numbers to record; None for all, empty for tokens and probabilities only.
         values: Keep value vectors too.
         top_k: Alternatives to keep per position.
-        max_bytes: Bytes that the queries and keys of one batch may take.
+        max_bytes: Bytes that the recorded queries, keys and values of one batch may take.
         spill_dir: Reserved for recordings larger than memory; must be None for now.
         verify: Recompute some rows and compare them with what the kernel returned; see `Trace.fidelity`.
 
@@ -67,9 +68,16 @@ def record(
     """
     if spill_dir is not None:
         raise CaptureError("recording with spill_dir", "spilling to disk is not available yet", "leave spill_dir=None")
+    if layers is not None and not all(isinstance(layer, int) and layer >= 0 for layer in _listed(layers)):
+        raise CaptureError("recording", f"layers={layers!r}", "give layer numbers, such as layers=[0, 5]")
     if top_k < 1:
         raise CaptureError("recording", f"top_k={top_k}", "keep at least one alternative")
     return Recorder(model, tokenizer, Settings(layers, values, top_k, verify), max_bytes)
+
+
+def _listed(layers: Any) -> list[Any]:
+    """The layers as a list; anything that is no collection counts as a wrong entry."""
+    return list(layers) if isinstance(layers, Collection) else [None]
 
 
 class Recorder:
@@ -77,11 +85,10 @@ class Recorder:
 
     def __init__(self, model: nn.Module, tokenizer: Any, settings: Settings, budget: int | None) -> None:
         """Prepare; nothing is attached yet."""
-        self._root = model
         self._model = _find_decoder(model)
         self._tokenizer = tokenizer
         self._top_k = settings.top_k
-        self._modules = list(model.modules())
+        self._modules = list(self._model.modules())
         names = {id(module): name for name, module in self._model.named_modules()}
         self._tracker = Tracker(self._model, names, settings, budget)
         self._hooks: list[Any] = []
@@ -99,6 +106,10 @@ class Recorder:
             raise CaptureError("entering a recorder", "it was used before", "make a new one with gentrace.record(...)")
         interface.watch(self._modules, self._tracker)
         self._entered = True
+        if "torch._dynamo" in sys.modules:
+            # A compiled model must not trace into the tracker, whose state changes at every step.
+            for name in ("forward_begins", "forward_ends", "see_attention"):
+                setattr(self._tracker, name, torch.compiler.disable(getattr(self._tracker, name)))
         try:
             self._attach()
         except BaseException:
@@ -123,6 +134,12 @@ class Recorder:
             CaptureError: If nothing was recorded.
         """
         runs = [run for run in self._tracker.runs if run.stop]
+        if any(run.active for run in runs):
+            raise CaptureError(
+                f"reading the traces of {type(self._model).__name__}",
+                "a generation is still going on",
+                "read them when generate has returned",
+            )
         for run in runs:
             if id(run) not in self._traces:
                 run.closed = True
@@ -163,7 +180,7 @@ class Recorder:
 
             self._hooks.append(module.register_forward_pre_hook(begin, with_kwargs=True))
             self._hooks.append(module.register_forward_hook(end, always_call=True))
-        self._watches.extend(GenerateWatch(model, self._tracker) for model in find_generators(self._root))
+        self._watches.extend(GenerateWatch(model, self._tracker) for model in find_generators(self._model))
 
     def _detach(self) -> None:
         for attached in (*self._hooks, *self._watches):

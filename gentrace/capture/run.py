@@ -4,7 +4,7 @@ A run is mutable and knows no hooks. Everything is addressed by position, so a r
 without a cache or after the cache was cropped, replaces what was there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,14 +32,17 @@ class Placed:
 class Rows:
     """A growing ``[batch, head, position, dim]`` buffer whose rows are written at their positions."""
 
-    def __init__(self, like: Tensor, capacity: int) -> None:
+    def __init__(self, like: Tensor, capacity: int, charge: Callable[[int], None]) -> None:
         """Allocate.
 
         Args:
             like: ``[batch, head, position, dim]`` a fragment; gives batch, head, dim, dtype and device.
             capacity: Positions to make room for.
+            charge: Told of bytes before they are allocated.
         """
         batch, heads, _, dim = like.shape
+        self._charge = charge
+        charge(batch * heads * capacity * dim * like.element_size())
         # A buffer made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
             self.data = torch.empty(batch, heads, capacity, dim, dtype=like.dtype, device=like.device)
@@ -54,6 +57,7 @@ class Rows:
     def _grow(self, needed: int, limit: int) -> None:
         old = self.data
         capacity = max(needed, min(limit, needed + max(ROOM_TO_GROW, needed // 4)))
+        self._charge(old.nbytes // old.shape[2] * (capacity - old.shape[2]))
         with torch.inference_mode(False):
             self.data = old.new_empty(*old.shape[:2], capacity, old.shape[3])
         self.data.narrow(2, 0, old.shape[2]).copy_(old)
@@ -85,6 +89,8 @@ class Run:
     """Positions that this run may reach at most, as far as is known."""
     budget: int | None
     """Bytes that its buffers may take."""
+    held: int = 0
+    """Bytes that they take."""
     layers: dict[int, LayerRun] = field(default_factory=dict)
     """Per layer number."""
     stop: int = 0
@@ -116,6 +122,8 @@ class Run:
     """[batch] columns of ``sequences`` that belong to each, its end token included."""
     columns: int = 0
     """Columns of ``sequences`` that were given; the last of them is at ``prompt_stop - 1``."""
+    active: bool = False
+    """Whether it belongs to a generation that is still going on."""
     closed: bool = False
     """Whether it has ended; a later forward on its cache begins a run of its own."""
     complete: bool = True
@@ -128,18 +136,22 @@ class Run:
             CaptureBudgetError: If the run's buffers would take more than the budget.
         """
         needed = start + like.shape[2]
-        capacity = max(needed, min(self.limit, needed + ROOM_TO_GROW))
-        if self.budget is not None:
-            wanted = like.shape[0] * like.shape[1] * capacity * like.shape[3] * like.element_size()
-            held = sum(buffer.data.nbytes for layer in self.layers.values() for buffer in (layer.queries, layer.keys))
-            if held + wanted > self.budget:
-                raise CaptureBudgetError(
-                    f"recording {self.batch} sequences of {capacity} positions",
-                    f"layer {len(self.layers)} of the model would take the recording to {held + wanted:,} bytes, "
-                    f"max_bytes is {self.budget:,}",
-                    "raise max_bytes, choose fewer layers with layers=, or generate fewer tokens",
-                )
-        return Rows(like, capacity)
+        return Rows(like, max(needed, min(self.limit, needed + ROOM_TO_GROW)), self.charge)
+
+    def charge(self, added: int) -> None:
+        """Count bytes that are about to be allocated.
+
+        Raises:
+            CaptureBudgetError: If they do not fit into the budget.
+        """
+        if self.budget is not None and self.held + added > self.budget:
+            raise CaptureBudgetError(
+                f"recording {self.batch} sequences",
+                f"after layer {len(self.layers)} and position {self.stop} the recording would take "
+                f"{self.held + added:,} bytes, max_bytes is {self.budget:,}",
+                "raise max_bytes, choose fewer layers with layers=, or generate fewer tokens",
+            )
+        self.held += added
 
     def continue_from(self, earlier: "Run", fed: int) -> None:
         """Take over what an earlier run recorded at positions before ``fed``."""
@@ -164,6 +176,6 @@ class Run:
         self.readouts = {position: readout for position, readout in earlier.readouts.items() if position <= fed}
 
     def _copy_rows(self, rows: Rows, fed: int) -> Rows:
-        copied = Rows(rows.data, max(fed, min(self.limit, fed + ROOM_TO_GROW)))
+        copied = Rows(rows.data, max(fed, min(self.limit, fed + ROOM_TO_GROW)), self.charge)
         copied.data.narrow(2, 0, fed).copy_(rows.data.narrow(2, 0, fed))
         return copied

@@ -1,19 +1,20 @@
 """One forward of the model: the fragments that its layers show, and how they are put into the run.
 
-This is the path that every layer takes at every step. It copies two slices, appends one reference, and reads nothing
-back from the device.
+This is the path that every layer takes at every step: it copies two slices and appends one reference. Masks are looked
+at once per forward, not once per layer.
 """
 
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gentrace.capture.fidelity import check_rows
 from gentrace.capture.run import LayerRun, Placed, Run
 from gentrace.errors import CaptureError, UnsupportedModel
 from gentrace.stitch.mask import FragmentMask, read_mask, unmasked
-from gentrace.stitch.plan import plan_landing
+from gentrace.stitch.plan import Landing, plan_landing
 from gentrace.stitch.scores import ScoreRule
 from gentrace.trace.info import LayerInfo
 
@@ -46,7 +47,7 @@ class Site:
         self.number = own if isinstance(own, int) else number
         self.wanted = settings.layers is None or self.number in settings.layers
         self.causal = bool(getattr(module, "is_causal", True))
-        if not self.causal or getattr(module, "is_cross_attention", False):
+        if self.wanted and (not self.causal or getattr(module, "is_cross_attention", False)):
             raise UnsupportedModel(
                 f"recording attention of {name} ({type(module).__name__})",
                 "attention that is not causal self-attention",
@@ -74,6 +75,9 @@ class Step:
         self.number = number
         self.hidden: Tensor | None = None
         self.decoder: nn.Module | None = None
+        self.cache: Any = None
+        self.all_rows = True
+        self.may_be_reordered = False
         self.sites: set[int] = set()
         self._recorded = 0
         self._placed: dict[tuple[Any, ...], Placed] = {}
@@ -91,15 +95,16 @@ class Step:
         """Record one layer's kernel call."""
         query, key, value, mask = inputs
         number = site.number
-        if number in self.sites:
+        again = number in self.sites
+        self.sites.add(number)
+        if not site.wanted:
+            return
+        if again:
             raise UnsupportedModel(
                 f"recording attention of layer {number} in {site.name}",
                 "a second kernel call for the same layer in one forward",
                 "layers that attend twice are not supported yet; exclude it with layers=",
             )
-        self.sites.add(number)
-        if not site.wanted:
-            return
         placed = self._place(site, implementation, key.shape[2], mask, options)
         layer = self.run.layers.get(number)
         if layer is None:
@@ -107,17 +112,34 @@ class Step:
             self.run.kernel = implementation
         elif query.shape[0] != self.run.batch or query.shape[2] != self.queries:
             raise self._misfit(site, query, key)
+        order, self._recorded = self._recorded, self._recorded + 1
+        if self.may_be_reordered and order == 0:
+            self._refuse_reordered(layer, key, placed)
         self._write(layer, query, key, value, placed)
         bias = options.get("position_bias")
         added = placed.mask.bias if bias is None else _sum(placed.mask.bias, bias)
         if added is not None:
             layer.biases.append((placed.landing, added.detach()))
-        order, self._recorded = self._recorded, self._recorded + 1
         if settings.verify and (rows := self._rows_to_check(order)):
             buffers = layer.queries.data, layer.keys.data
             rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
             where = (placed.landing, placed.mask)
             layer.checks.append(check_rows(buffers, value.detach(), output.detach(), where, rule, rows, added))
+
+    def _refuse_reordered(self, layer: LayerRun, key: Tensor, placed: Placed) -> None:
+        """Compare the newest key that was known before; a loop of one's own may have shuffled the cache's batch."""
+        landing = placed.landing
+        place = min(layer.known, landing.query_start) - 1
+        # On an accelerator the comparison would wait for the device; there the fidelity check has to notice.
+        if place < landing.key_start or key.device.type != "cpu":
+            return
+        now, before = key[:, :, place - landing.key_start].detach(), layer.keys.data[:, :, place]
+        if not torch.allclose(now.float(), before.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
+            raise UnsupportedModel(
+                f"recording attention of {layer.info.name}",
+                f"the cache's key at position {place} is not the one that was recorded there",
+                "caches that are reordered or changed between forwards are not supported yet",
+            )
 
     def _write(self, layer: LayerRun, query: Tensor, key: Tensor, value: Tensor, placed: Placed) -> None:
         landing, limit = placed.landing, self.run.limit
@@ -131,6 +153,8 @@ class Step:
         if layer.values is not None:
             layer.values.write(value.narrow(2, first, count), start, limit)
         layer.known = landing.query_stop
+        if layer.key_spans and layer.key_spans[-1][1] == start:
+            start = layer.key_spans.pop()[0]
         layer.key_spans.append((start, landing.query_stop))
         layer.fragments.append(placed)
 
@@ -138,24 +162,25 @@ class Step:
         """Decide where a fragment lands, once for all layers that are shown the same keys and mask."""
         causal = options.get("is_causal")
         causal = site.causal if causal is None else causal
-        window = options.get("sliding_window") if "flash" in implementation else None
+        flash = "flash" in implementation and (mask is None or (isinstance(mask, Tensor) and mask.dim() == 2))
+        window = options.get("sliding_window") if flash else None
         what = (keys, id(mask), causal, window)
         placed = self._placed.get(what)
         if placed is None:
             known = self.fed if self.number else 0
             landing = plan_landing(fed=self.fed, queries=self.queries, keys=keys, known=known)
-            placed = Placed(landing, self._read_mask(implementation, keys, mask, causal, window, landing))
+            if flash:
+                # Flash kernels align causality to the last key and are given padding, if any, as [batch, key].
+                read = unmasked(landing, causal=causal, window=window)
+            else:
+                read = self._read_mask(implementation, keys, mask, causal, landing)
+            placed = Placed(landing, read)
             self._placed[what] = placed
             # Keeps the mask alive while its id stands for it.
             self._masks.append(mask)
         return placed
 
-    def _read_mask(
-        self, implementation: str, keys: int, mask: Any, causal: bool, window: int | None, landing: Any
-    ) -> FragmentMask:
-        if "flash" in implementation:
-            # Flash kernels align causality to the last key and are given padding, if any, as [batch, key].
-            return unmasked(landing, causal=causal, window=window)
+    def _read_mask(self, implementation: str, keys: int, mask: Any, causal: bool, landing: Landing) -> FragmentMask:
         if mask is None:
             if keys > landing.keys and self.queries == 1:
                 raise CaptureError(
@@ -163,7 +188,8 @@ class Step:
                     f"{keys} keys and no mask: the kernel attends to unused cache capacity",
                     "pass an attention mask",
                 )
-            is_causal = implementation == "sdpa" and causal and self.queries > 1
+            # Eager attention does what its mask says; the other kernels are causal by themselves when they get none.
+            is_causal = implementation != "eager" and causal and self.queries > 1
             return unmasked(landing, causal=is_causal, aligned_left=True)
         if not isinstance(mask, Tensor):
             mask = _flex_mask(mask, self.queries, keys)
@@ -219,14 +245,14 @@ class Step:
             source="interface",
         )
         rows = self.run.reserve(query, self.fed), self.run.reserve(key, max(0, self.fed + self.queries - key.shape[2]))
-        values = self.run.reserve(value, 0) if settings.values else None
+        values = self.run.reserve(value, max(0, self.fed + self.queries - key.shape[2])) if settings.values else None
         detached = None if sinks is None else sinks.detach().flatten().clone()
         return LayerRun(info, detached, *rows, values)
 
     def _rows_to_check(self, order: int) -> tuple[int, ...]:
         """Two rows of every layer in a prefill; after that one layer in turn, at every fourth step."""
         last = self.fed + self.queries - 1
-        if self.queries > 1:
+        if self.queries > 1 or not self.number:
             return tuple(sorted({self.fed + self.queries // 2, last}))
         turn, rest = divmod(self.number, CHECK_EVERY)
         return (last,) if rest == 1 and turn % len(self.run.layers) == order else ()

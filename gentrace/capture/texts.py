@@ -7,6 +7,7 @@ falls apart. So the whole text is decoded once, and each token is given what its
 from typing import Any
 
 WINDOW = 64
+WIDE_WINDOW = 512
 
 
 def split_text(tokenizer: Any, ids: list[int]) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ def _split_known(tokenizer: Any, ids: list[int]) -> list[str]:
     pieces = _pieces(tokenizer, ids, WINDOW)
     if "".join(pieces) != whole:
         # Some tokenizers (SentencePiece's leading space, spaces between special tokens) decode differently by context.
-        pieces = _pieces(tokenizer, ids, len(ids))
+        pieces = _pieces(tokenizer, ids, WIDE_WINDOW)
     return pieces if "".join(pieces) == whole else _cut(whole, pieces)
 
 

@@ -58,6 +58,17 @@ def _or_nan(values: Tensor | None, like: Tensor) -> Tensor:
     return torch.full_like(like, torch.nan) if values is None else values
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """Tokens that are there already."""
+
+    tokens: Tokens
+
+    def __call__(self) -> Tokens:
+        """The tokens."""
+        return self.tokens
+
+
 class PendingTokens:
     """One sequence's tokens, put together when they are first asked for; lets go of the model's head afterwards."""
 
@@ -91,7 +102,8 @@ class PendingTokens:
         self._columns = columns
         self._entry = entry
         self._readouts = readouts
-        self._hidden = [(start, states[entry]) for start, states in hidden]
+        # A view would keep the whole batch's states alive.
+        self._hidden = [(start, states[entry].clone() if len(states) > 1 else states[0]) for start, states in hidden]
         self._head = head
         self._tokenizer = tokenizer
         self._top_k = top_k
@@ -104,6 +116,10 @@ class PendingTokens:
             self._tokens = self._assemble()
             self._head, self._hidden, self._readouts = None, [], None
         return self._tokens
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Neither the model's head nor a tokenizer belongs into a pickle or a copy.
+        return Known, (self(),)
 
     def _assemble(self) -> Tokens:
         length, top_k = len(self._ids), self._top_k

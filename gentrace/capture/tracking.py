@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import BaseQuantizedLayer
+from transformers.cache_utils import BaseQuantizedLayer, Cache
 
 from gentrace.capture.decoding import Generation
 from gentrace.capture.probabilities import OutputHead, Readout, read_out
@@ -75,7 +75,11 @@ class Tracker:
         mask = inputs.get("attention_mask")
         if self._thread.generation is None and isinstance(mask, Tensor) and mask.dim() == 2:
             run.padding, run.padding_stop = mask.detach().clone(), fed + queries
-        self._thread.step = Step(run, module, fed, queries, run.forwards)
+        step = Step(run, module, fed, queries, run.forwards)
+        step.cache = cache
+        step.all_rows = not isinstance(inputs.get("logits_to_keep"), Tensor)
+        step.may_be_reordered = run.forwards > 0 and self._thread.generation is None
+        self._thread.step = step
 
     def forward_ends(self, module: nn.Module, output: Any) -> None:
         """It ended, with this output or, after an exception, with None."""
@@ -94,7 +98,7 @@ class Tracker:
         if run.forwards == 1:
             run.prompt_stop = run.stop
             self._check_layers(step)
-        self._link(getattr(output, "past_key_values", None), run)
+        self._link(_cache_of(output) or step.cache, run)
         self._keep_distributions(step, output)
 
     def see_attention(
@@ -108,6 +112,9 @@ class Tracker:
         """Record one kernel call; the interface tap calls this."""
         step = self._thread.step
         if step is None:
+            if torch._C._current_graph_task_id() != -1:
+                # Gradient checkpointing computes a layer again while it goes backward.
+                return
             raise CaptureError(
                 f"recording attention of {self._names.get(id(module), type(module).__name__)}",
                 f"it ran outside a forward of {type(self._model).__name__}",
@@ -143,13 +150,14 @@ class Tracker:
         run.generation = generation.options
         if generation.padding is not None:
             run.padding, run.padding_stop = generation.padding, run.prompt_stop
-        run.complete = sequences is not None
         if sequences is not None:
-            run.sequences = sequences.detach()
+            run.sequences = sequences.detach().clone()
             run.lengths = generation.lengths(sequences)
+            # Fewer rows than tokens were fed if the block was left while another thread went on generating.
+            run.complete = run.stop >= run.prompt_stop - run.columns + int(run.lengths.max()) - 1
             self._resolve(run, run.prompt_stop - run.columns, run.sequences, generation)
         run.pending = None
-        run.closed = True
+        run.active, run.closed = False, True
 
     # Runs
 
@@ -172,6 +180,7 @@ class Tracker:
             run.continue_from(continued, fed)
         if generation is not None:
             generation.run = run
+            run.active, run.complete = True, False
         self.runs.append(run)
         return run
 
@@ -239,16 +248,27 @@ class Tracker:
 
     def _keep_distributions(self, step: Step, output: Any) -> None:
         run, stop = step.run, step.fed + step.queries
-        logits = _logits(output, self._model is step.module)
+        logits = self._logits(step, output)
         if step.fed and step.fed < run.covered:
             run.covered = step.fed
         if step.queries > 1 and stop - 1 > run.covered:
             self._keep_hidden(step, logits)
         run.covered = max(run.covered, stop)
         if logits is not None:
-            # A slice of a prompt's logits would keep all of them alive.
             last = logits[:, -1].detach()
-            run.pending = stop - 1, last.clone() if logits.shape[1] > 1 else last
+            # A slice of a prompt's logits would keep all of them alive, and outside of generate they are the user's to
+            # change.
+            copied = logits.shape[1] > 1 or self._thread.generation is None
+            run.pending = stop - 1, last.clone() if copied else last
+
+    def _logits(self, step: Step, output: Any) -> Tensor | None:
+        """``[batch, row, vocab]`` logits over tokens that end with the last row, if the output has them."""
+        logits = getattr(output, "logits", None)
+        if logits is None and isinstance(output, tuple) and step.module is self._model:
+            logits = next((part for part in output if isinstance(part, Tensor) and part.dim() == 3), None)
+        if not isinstance(logits, Tensor) or logits.dim() != 3 or not step.all_rows:
+            return None
+        return logits if logits.shape[-1] >= self._model.config.get_text_config().vocab_size else None
 
     def _keep_hidden(self, step: Step, logits: Tensor | None) -> None:
         run = step.run
@@ -295,11 +315,10 @@ def _hidden(output: Any) -> Tensor | None:
     return hidden if isinstance(hidden, Tensor) and hidden.dim() == 3 else None
 
 
-def _logits(output: Any, from_model: bool) -> Tensor | None:
-    logits = getattr(output, "logits", None)
-    if logits is None and isinstance(output, tuple) and from_model:
-        logits = next((part for part in output if isinstance(part, Tensor) and part.dim() == 3), None)
-    return logits
+def _cache_of(output: Any) -> Cache | None:
+    """The cache that a forward hands back."""
+    parts = output if isinstance(output, tuple) else (getattr(output, "past_key_values", None),)
+    return next((part for part in parts if isinstance(part, Cache)), None)
 
 
 def _as_sampled(readout: Readout) -> Readout:

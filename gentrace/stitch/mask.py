@@ -155,10 +155,11 @@ def read_mask(mask: Tensor, landing: Landing) -> FragmentMask:
         )
     visible = visible[:, 0]
     start, stop, one_run = find_runs(visible)
-    dense = None if bool(one_run.all()) else visible
+    # The mask may be the caller's own buffer.
+    dense = None if bool(one_run.all()) else visible.clone()
     return FragmentMask(start + landing.key_start, stop + landing.key_start, dense, bias)
 
 
 def _open(mask: Tensor) -> Tensor:
-    """Where a mask lets rows look."""
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    """Where a mask lets rows look. People write −1e9 for −inf; no position bias comes near it."""
+    return mask if mask.dtype == torch.bool else mask > max(torch.finfo(mask.dtype).min / 2, -1e8)

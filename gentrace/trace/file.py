@@ -12,7 +12,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -182,17 +182,23 @@ def _build(body: dict[str, Any], store: FileStore) -> Trace:
     )
     meta = Meta(**body["meta"])
     masks = {(index, kind): mask for index, kind, mask in body["masks"]}
-    words = body["tokens"]
+    return Trace(layers, body["length"], fidelity, meta, masks, store, _StoredTokens(store, body["tokens"]))
 
-    def read_tokens() -> Tokens:
+
+@dataclass(frozen=True, slots=True)
+class _StoredTokens:
+    """Reads a file's tokens."""
+
+    store: FileStore
+    words: dict[str, Any]
+
+    def __call__(self) -> Tokens:
         return Tokens(
-            texts=tuple(words["texts"]),
-            prompt_length=words["prompt_length"],
-            top_texts=tuple(tuple(texts) for texts in words["top_texts"]),
-            **{name: store.tensor(f"tokens.{name}") for name in TOKEN_TENSORS},
+            texts=tuple(self.words["texts"]),
+            prompt_length=self.words["prompt_length"],
+            top_texts=tuple(tuple(texts) for texts in self.words["top_texts"]),
+            **{name: self.store.tensor(f"tokens.{name}") for name in TOKEN_TENSORS},
         )
-
-    return Trace(layers, body["length"], fidelity, meta, masks, store, read_tokens)
 
 
 def _expected_names(trace: Trace) -> set[str]:

@@ -7,7 +7,7 @@ that head's bytes alone.
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -74,6 +74,10 @@ class FileStore:
         self._path = path
         self._file = safe_open(path, framework="pt")
         self._sums = sums
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An open file cannot be pickled or copied; it is opened again.
+        return FileStore, (self._path, self._sums)
 
     def names(self) -> Iterator[str]:
         """The tensors' names."""
