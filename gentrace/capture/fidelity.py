@@ -50,8 +50,10 @@ def check_rows(
         The largest difference per row, divided by the row's largest value.
     """
     landing, mask = placed
-    local = [row - landing.query_start for row in rows]
-    queries = torch.stack([buffers[0][:, :, row] for row in rows], 2)
+    # One or two rows are a slice, which costs no copy.
+    first, last = rows[0] - landing.query_start, rows[-1] - landing.query_start
+    local = slice(first, last + 1, max(1, last - first))
+    queries = buffers[0][:, :, rows[0] : rows[-1] + 1 : local.step]
     keys = buffers[1][:, :, landing.key_start : landing.query_stop]
     column = torch.arange(landing.key_start, landing.query_stop, device=mask.start.device)
     start, stop = mask.start[:, local, None], mask.stop[:, local, None]

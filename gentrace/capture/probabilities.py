@@ -7,7 +7,7 @@ through the model's own output head when somebody reads the tokens.
 
 import copy
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -58,15 +58,14 @@ def read_out(
     Returns:
         The readout; NaN and −1 for the token where it is unknown.
     """
-    logits = logits.float()
-    logprobs = logits.log_softmax(-1)
+    logprobs = logits.float().log_softmax(-1)
     known = chosen >= 0
     index = chosen.clamp_min(0)[:, None]
     own = logprobs.gather(-1, index)
     top_logprobs, top_ids = logprobs.topk(min(top_k, logprobs.shape[-1]), dim=-1)
-    # The clamp makes 0 * -inf, a token that the model excludes, count as 0.
-    entropy = -torch.linalg.vecdot(logits.softmax(-1), logprobs.clamp_min(-1e30))
     rank = (logprobs > own).sum(-1)
+    # The clamp makes 0 * -inf, a token that the model excludes, count as 0.
+    entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs.clamp_min_(-1e30))
     sampled_own = sampled_top = None
     if sampled is not None:
         total = sampled.float().logsumexp(-1, keepdim=True)
@@ -82,6 +81,15 @@ def read_out(
         sampled_own,
         sampled_top,
     )
+
+
+def split(readout: Readout, batch: int) -> list[Readout]:
+    """Take readouts that were made together apart, ``batch`` rows each."""
+    columns: list[Any] = [getattr(readout, field.name) for field in fields(readout)]
+    return [
+        Readout(*(None if column is None else column[start : start + batch] for column in columns))
+        for start in range(0, len(readout.chosen), batch)
+    ]
 
 
 class OutputHead:

@@ -122,8 +122,10 @@ class Recorder:
     ) -> None:
         """Detach from the model, whatever happened."""
         self._detach()
-        if kind is None:
-            for run in self._tracker.runs:
+        for run in self._tracker.runs:
+            if not run.active:
+                self._tracker.settle(run)
+            if kind is None:
                 warn_of_infidelity(run)
 
     @property
@@ -143,6 +145,7 @@ class Recorder:
         for run in runs:
             if id(run) not in self._traces:
                 run.closed = True
+                self._tracker.settle(run)
                 self._traces[id(run)] = finish(run, self._model, self._tokenizer, self._top_k)
         traces = [trace for run in runs for trace in self._traces[id(run)]]
         if not traces:

@@ -19,6 +19,7 @@ from gentrace.stitch.plan import Landing
 from gentrace.trace.info import LayerInfo
 
 ROOM_TO_GROW = 256
+HOLD = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +79,64 @@ class LayerRun:
     key_spans: list[tuple[int, int]] = field(default_factory=list)
     biases: list[tuple[Landing, Tensor]] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
+    held_queries: list[Tensor] = field(default_factory=list)
+    """Single rows that are not in the buffers yet."""
+    held: tuple[Tensor, Tensor | None, Landing] | None = None
+    """The newest kernel call's keys and values, which hold the rows that belong to them."""
+
+    def write(self, query: Tensor, key: Tensor, value: Tensor, landing: Landing, limit: int, *, grows: bool) -> None:
+        """Record a fragment, or hold it until a few can be copied together.
+
+        A cache that grows makes new keys at every step, and the newest contain all those before; so single rows wait
+        as references, and one copy in `HOLD` steps does. A cache that writes in place would change them meanwhile.
+        """
+        if grows and landing.queries == 1 and landing.query_start == self.known and query.device.type == "cpu":
+            # Detaching is not free, and generation needs none.
+            self.held_queries.append(query.detach() if query.requires_grad else query)
+            self.held = key, value if self.values is not None else None, landing
+            if len(self.held_queries) >= min(HOLD, landing.keys):
+                self.flush(limit)
+        else:
+            self.flush(limit)
+            # The plan is shared between layers; a layer that knows fewer keys than the run copies all that it is shown.
+            start = landing.copy_start if self.known >= landing.copy_start else landing.key_start
+            self._copy(query, key, value, start, landing, limit)
+        self.known = landing.query_stop
+
+    def flush(self, limit: int) -> None:
+        """Copy the rows that are held."""
+        if self.held_queries and self.held is not None:
+            key, value, landing = self.held
+            queries = torch.cat(self.held_queries, 2)
+            self.held_queries = []
+            self._copy(queries, key, value, landing.query_stop - queries.shape[2], landing, limit)
+        self.held = None
+
+    def _copy(self, query: Tensor, key: Tensor, value: Tensor | None, start: int, landing: Landing, limit: int) -> None:
+        first, count = start - landing.key_start, landing.query_stop - start
+        self.queries.write(query, landing.query_stop - query.shape[2], limit)
+        self.keys.write(key.narrow(2, first, count), start, limit)
+        if self.values is not None and value is not None:
+            self.values.write(value.narrow(2, first, count), start, limit)
+        if self.key_spans and self.key_spans[-1][1] == start:
+            start = self.key_spans.pop()[0]
+        self.key_spans.append((start, landing.query_stop))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unread:
+    """A distribution that is about to be reduced."""
+
+    position: int
+    """The token that it predicted."""
+    logits: Tensor
+    """[batch, vocab] of the model itself."""
+    chosen: Tensor
+    """[batch] the token that followed."""
+    scores: Tensor | None
+    """[batch, vocab] what was really sampled from; None if nothing was, or the logits themselves."""
+    sampled: bool
+    """Whether anything was sampled."""
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +168,8 @@ class Run:
     """Per token position t, what row t − 1 predicted."""
     pending: tuple[int, Tensor] | None = None
     """A row whose next token is not known yet, and its logits ``[batch, vocab]``."""
+    unread: list[Unread] = field(default_factory=list)
+    """Rows whose next token is known, to be reduced together."""
     hidden: list[tuple[int, Tensor]] = field(default_factory=list)
     """Final hidden states of rows without logits: first position and ``[batch, position, hidden]``."""
     covered: int = 0
@@ -153,8 +214,13 @@ class Run:
             )
         self.held += added
 
+    def flush(self) -> None:
+        """Put everything that is held into the buffers."""
+        for layer in self.layers.values():
+            layer.flush(self.limit)
+
     def continue_from(self, earlier: "Run", fed: int) -> None:
-        """Take over what an earlier run recorded at positions before ``fed``."""
+        """Take over what an earlier run, which holds nothing back, recorded at positions before ``fed``."""
         for number, layer in earlier.layers.items():
             copied = LayerRun(
                 layer.info,

@@ -76,6 +76,7 @@ class Step:
         self.hidden: Tensor | None = None
         self.decoder: nn.Module | None = None
         self.cache: Any = None
+        self.cache_grows = False
         self.all_rows = True
         self.may_be_reordered = False
         self.sites: set[int] = set()
@@ -114,25 +115,27 @@ class Step:
             raise self._misfit(site, query, key)
         order, self._recorded = self._recorded, self._recorded + 1
         if self.may_be_reordered and order == 0:
-            self._refuse_reordered(layer, key, placed)
-        self._write(layer, query, key, value, placed)
+            self._refuse_reordered(layer, key, placed.landing)
+        layer.write(query, key, value, placed.landing, self.run.limit, grows=self.cache_grows)
+        layer.fragments.append(placed)
         bias = options.get("position_bias")
         added = placed.mask.bias if bias is None else _sum(placed.mask.bias, bias)
         if added is not None:
             layer.biases.append((placed.landing, added.detach()))
         if settings.verify and (rows := self._rows_to_check(order)):
+            layer.flush(self.run.limit)
             buffers = layer.queries.data, layer.keys.data
             rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
             where = (placed.landing, placed.mask)
             layer.checks.append(check_rows(buffers, value.detach(), output.detach(), where, rule, rows, added))
 
-    def _refuse_reordered(self, layer: LayerRun, key: Tensor, placed: Placed) -> None:
+    def _refuse_reordered(self, layer: LayerRun, key: Tensor, landing: Landing) -> None:
         """Compare the newest key that was known before; a loop of one's own may have shuffled the cache's batch."""
-        landing = placed.landing
         place = min(layer.known, landing.query_start) - 1
         # On an accelerator the comparison would wait for the device; there the fidelity check has to notice.
         if place < landing.key_start or key.device.type != "cpu":
             return
+        layer.flush(self.run.limit)
         now, before = key[:, :, place - landing.key_start].detach(), layer.keys.data[:, :, place]
         if not torch.allclose(now.float(), before.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
             raise UnsupportedModel(
@@ -140,23 +143,6 @@ class Step:
                 f"the cache's key at position {place} is not the one that was recorded there",
                 "caches that are reordered or changed between forwards are not supported yet",
             )
-
-    def _write(self, layer: LayerRun, query: Tensor, key: Tensor, value: Tensor, placed: Placed) -> None:
-        landing, limit = placed.landing, self.run.limit
-        start = landing.copy_start
-        # The plan is shared between layers; a layer that knows fewer keys than the run copies all that it is shown.
-        if layer.known < start:
-            start = landing.key_start
-        first, count = start - landing.key_start, landing.query_stop - start
-        layer.queries.write(query, landing.query_start, limit)
-        layer.keys.write(key.narrow(2, first, count), start, limit)
-        if layer.values is not None:
-            layer.values.write(value.narrow(2, first, count), start, limit)
-        layer.known = landing.query_stop
-        if layer.key_spans and layer.key_spans[-1][1] == start:
-            start = layer.key_spans.pop()[0]
-        layer.key_spans.append((start, landing.query_stop))
-        layer.fragments.append(placed)
 
     def _place(self, site: Site, implementation: str, keys: int, mask: Any, options: dict[str, Any]) -> Placed:
         """Decide where a fragment lands, once for all layers that are shown the same keys and mask."""

@@ -6,20 +6,23 @@ come with its cache or inside the same ``generate``; threads are followed separa
 
 import threading
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import BaseQuantizedLayer, Cache
+from transformers.cache_utils import BaseQuantizedLayer, Cache, StaticLayer
 
 from gentrace.capture.decoding import Generation
-from gentrace.capture.probabilities import OutputHead, Readout, read_out
-from gentrace.capture.run import Run
+from gentrace.capture.probabilities import OutputHead, read_out, split
+from gentrace.capture.run import Run, Unread
 from gentrace.capture.step import Settings, Site, Step
 from gentrace.errors import AttentionUnavailable, CaptureError, UnsupportedModel
 
 UNLIMITED = 2**31
+READ_TOGETHER = 400_000
+"""Logits that are reduced at once: several steps of a small vocabulary, one of a large batch."""
 
 
 class _Thread(threading.local):
@@ -76,7 +79,7 @@ class Tracker:
         if self._thread.generation is None and isinstance(mask, Tensor) and mask.dim() == 2:
             run.padding, run.padding_stop = mask.detach().clone(), fed + queries
         step = Step(run, module, fed, queries, run.forwards)
-        step.cache = cache
+        step.cache, step.cache_grows = cache, _grows(cache)
         step.all_rows = not isinstance(inputs.get("logits_to_keep"), Tensor)
         step.may_be_reordered = run.forwards > 0 and self._thread.generation is None
         self._thread.step = step
@@ -157,7 +160,13 @@ class Tracker:
             run.complete = run.stop >= run.prompt_stop - run.columns + int(run.lengths.max()) - 1
             self._resolve(run, run.prompt_stop - run.columns, run.sequences, generation)
         run.pending = None
+        self.settle(run)
         run.active, run.closed = False, True
+
+    def settle(self, run: Run) -> None:
+        """Reduce and copy everything that was put off."""
+        self.read_out(run)
+        run.flush()
 
     # Runs
 
@@ -177,6 +186,7 @@ class Tracker:
         limit = UNLIMITED if generation is None or generation.limit is None else generation.limit
         run = Run(batch, limit, self._budget)
         if continued is not None:
+            self.settle(continued)
             run.continue_from(continued, fed)
         if generation is not None:
             generation.run = run
@@ -242,9 +252,31 @@ class Tracker:
         scores = None
         if generation is not None:
             scores, generation.scores = generation.scores, None
-        raw = generation is not None and generation.samples_raw and scores is not None
-        readout = read_out(logits, chosen, self._settings.top_k, None if raw or scores is None else scores)
-        run.readouts[row + 1] = _as_sampled(readout) if raw else readout
+        sampled = scores is not None
+        if generation is not None and generation.samples_raw:
+            scores = None
+        if run.unread and (run.unread[0].scores is None, run.unread[0].sampled) != (scores is None, sampled):
+            self.read_out(run)
+        run.unread.append(Unread(row + 1, logits, chosen, scores, sampled))
+        if len(run.unread) * logits.numel() >= READ_TOGETHER:
+            self.read_out(run)
+
+    def read_out(self, run: Run) -> None:
+        """Reduce the distributions that are waiting, together."""
+        waiting, run.unread = run.unread, []
+        if not waiting:
+            return
+        given = [one.scores for one in waiting if one.scores is not None]
+        readout = read_out(
+            torch.cat([one.logits for one in waiting]),
+            torch.cat([one.chosen for one in waiting]),
+            self._settings.top_k,
+            torch.cat(given) if given else None,
+        )
+        if waiting[0].sampled and not given:
+            readout = replace(readout, sampled_logprob=readout.logprob, top_sampled_logprobs=readout.top_logprobs)
+        for one, part in zip(waiting, split(readout, run.batch), strict=True):
+            run.readouts[one.position] = part
 
     def _keep_distributions(self, step: Step, output: Any) -> None:
         run, stop = step.run, step.fed + step.queries
@@ -315,14 +347,12 @@ def _hidden(output: Any) -> Tensor | None:
     return hidden if isinstance(hidden, Tensor) and hidden.dim() == 3 else None
 
 
+def _grows(cache: Any) -> bool:
+    """Whether a cache makes new keys at every step instead of writing into those that it has."""
+    return isinstance(cache, Cache) and not any(isinstance(layer, StaticLayer) for layer in cache.layers)
+
+
 def _cache_of(output: Any) -> Cache | None:
     """The cache that a forward hands back."""
     parts = output if isinstance(output, tuple) else (getattr(output, "past_key_values", None),)
     return next((part for part in parts if isinstance(part, Cache)), None)
-
-
-def _as_sampled(readout: Readout) -> Readout:
-    """The same readout where the distribution sampled from is the model's own."""
-    names = ("chosen", "logprob", "entropy", "rank", "top_ids", "top_logprobs")
-    parts = (getattr(readout, name) for name in names)
-    return Readout(*parts, sampled_logprob=readout.logprob, top_sampled_logprobs=readout.top_logprobs)

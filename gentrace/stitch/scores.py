@@ -7,7 +7,6 @@ has learned sinks, over one more logit whose share is then dropped.
 from dataclasses import dataclass
 
 import torch
-from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
@@ -63,9 +62,11 @@ def dot_products(
         queries: ``[head, query, dim]``, with any leading axes.
         keys: ``[kv_head, key, dim]``; each serves ``head / kv_head`` query heads in turn.
     """
-    grouped = rearrange(queries.float(), "... (kv_head group) q dim -> ... kv_head group q dim", kv_head=keys.shape[-3])
-    dots = einsum(grouped, keys.float(), "... kv_head group q dim, ... kv_head k dim -> ... kv_head group q k")
-    return rearrange(dots, "... kv_head group q k -> ... (kv_head group) q k")
+    # Query heads that share keys are multiplied together, so that grouped-query attention copies no keys.
+    *batch, heads, rows, dim = queries.shape
+    kv_heads, columns = keys.shape[-3], keys.shape[-2]
+    grouped = queries.float().reshape(*batch, kv_heads, heads // kv_heads * rows, dim)
+    return (grouped @ keys.float().transpose(-1, -2)).reshape(*batch, heads, rows, columns)
 
 
 def scores_from(
@@ -107,8 +108,12 @@ def weights_from(
     scores: Float32[Tensor, "*batch head query key"], sinks: PerHead | None = None
 ) -> Float32[Tensor, "*batch head query key"]:
     """Softmax over scores; with sinks the rows sum to less than 1. A row that sees nothing is 0."""
-    total = log_denominator(scores, sinks)[..., None]
-    return (scores - total.masked_fill(total == -torch.inf, 0.0)).exp_()
+    if sinks is None:
+        weights = scores.softmax(-1)
+    else:
+        logits = torch.cat([scores, sinks.float()[:, None, None].expand(*scores.shape[:-1], 1)], -1)
+        weights = logits.softmax(-1)[..., :-1].clone()
+    return weights.masked_fill_((scores == -torch.inf).all(-1, keepdim=True), 0.0)
 
 
 def attend(
@@ -117,7 +122,7 @@ def attend(
     sinks: PerHead | None = None,
 ) -> Float32[Tensor, "*batch query head value_dim"]:
     """softmax(scores)·v in float32: what a kernel should have returned for these rows."""
-    weights = weights_from(scores, sinks)
-    grouped = rearrange(weights, "... (kv_head group) q k -> ... kv_head group q k", kv_head=values.shape[-3])
-    mixed = einsum(grouped, values.float(), "... kv_head group q k, ... kv_head k dim -> ... kv_head group q dim")
-    return rearrange(mixed, "... kv_head group q dim -> ... q (kv_head group) dim")
+    *batch, heads, rows, columns = scores.shape
+    kv_heads, dim = values.shape[-3], values.shape[-1]
+    weights = weights_from(scores, sinks).reshape(*batch, kv_heads, heads // kv_heads * rows, columns)
+    return (weights @ values.float()).reshape(*batch, heads, rows, dim).transpose(-3, -2)
