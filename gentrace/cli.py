@@ -43,8 +43,7 @@ def main() -> None:
 
 GENERATION_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--model", default="story", show_default=True, help=MODEL_HELP),
-    click.option("--max-new-tokens", default=40, show_default=True, type=click.IntRange(min=1)),
-    click.option("--sample/--greedy", default=False, help="Sample tokens, or take the likeliest (default)."),
+    click.option("--max-new-tokens", default=60, show_default=True, type=click.IntRange(min=1)),
     click.option("--temperature", type=click.FloatRange(min=0, min_open=True), help="With --sample."),
     click.option("--top-k", type=click.IntRange(min=1), help="With --sample: choose among the k likeliest."),
     click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="With --sample: nucleus mass."),
@@ -67,6 +66,7 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--out", type=click.Path(path_type=Path), help="Write the trace to this .safetensors file.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a replay page to this file.")
 @click.option("--show", help="Layers to show in the page, such as 0,2-5. Default: the last one recorded.")
+@click.option("--sample/--greedy", default=False, help="Sample tokens, or take the likeliest (default).")
 @generation_options
 def run(prompt: str, layers: str | None, out: Path | None, html: Path | None, show: str | None, **options: Any) -> None:
     """Generate from a prompt, and keep what the model looked at."""
@@ -88,12 +88,16 @@ def run(prompt: str, layers: str | None, out: Path | None, html: Path | None, sh
 @click.option("--prompt", default=STORY, show_default=True, help="The beginning of the story.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("gentrace-demo.html"), show_default=True)
 @click.option("--open/--no-open", "open_page", default=True, help="Open the page in the browser (default).")
+@click.option("--sample/--greedy", default=True, help="Sample tokens (default), or take the likeliest.")
 @generation_options
 def demo(prompt: str, out: Path, open_page: bool, **options: Any) -> None:
     """Let the bundled story model write, and replay what it looked at."""
     with one_line_errors():
         check_writable(out)
-        deliver(record_prompt(prompt, None, **options), None, out)
+        if options["sample"] and not any(options[name] for name in ("temperature", "top_k", "top_p")):
+            options |= {"temperature": 0.8, "top_p": 0.9}
+        trace = record_prompt(prompt, None, **options)
+        deliver(trace, None, out, [layer.index for layer in trace.layers])
     if open_page:
         webbrowser.open(out.resolve().as_uri())
 

@@ -86,10 +86,12 @@ def read_out(
 def split(readout: Readout, batch: int) -> list[Readout]:
     """Take readouts that were made together apart, ``batch`` rows each."""
     columns: list[Any] = [getattr(readout, field.name) for field in fields(readout)]
-    return [
-        Readout(*(None if column is None else column[start : start + batch] for column in columns))
-        for start in range(0, len(readout.chosen), batch)
-    ]
+
+    def part(start: int) -> Readout:
+        rows: list[Any] = [None if column is None else column[start : start + batch] for column in columns]
+        return Readout(*rows)
+
+    return [part(start) for start in range(0, len(readout.chosen), batch)]
 
 
 class OutputHead:
