@@ -77,6 +77,7 @@ class Step:
         self.decoder: nn.Module | None = None
         self.cache: Any = None
         self.cache_grows = False
+        self.calls: list[tuple[Site, str, tuple[Tensor, Tensor, Tensor, Any], dict[str, Any], Tensor]] = []
         self.all_rows = True
         self.may_be_reordered = False
         self.sites: set[int] = set()

@@ -95,6 +95,8 @@ class Tracker:
         self._thread.step = None
         if output is None:
             return
+        for call in step.calls:
+            step.see(*call, self._settings)
         run = step.run
         run.forwards += 1
         run.stop = step.fed + step.queries
@@ -127,7 +129,11 @@ class Tracker:
         if site is None:
             name = self._names.get(id(module), type(module).__name__)
             site = self._sites[id(module)] = Site(module, name, len(step.sites), self._settings)
-        step.see(site, implementation, inputs, options, output, self._settings)
+        if step.queries == 1 and step.number:
+            # One row a layer is cheaper to record for all layers in one go, after the forward.
+            step.calls.append((site, implementation, inputs, options, output))
+        else:
+            step.see(site, implementation, inputs, options, output, self._settings)
 
     # Generations
 
