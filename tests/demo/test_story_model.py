@@ -161,7 +161,7 @@ def test_an_untrained_model_is_not_fluent(story: tuple[Any, Any], known: set[str
 def test_held_out_loss(story: tuple[Any, Any]) -> None:
     model, tokenizer = story
     held_out = training.encode(tokenizer, stories(60, training.VALIDATION_SEED))
-    assert training.held_out_loss(model, held_out) < 1.0
+    assert training.held_out_loss(model, held_out) < 0.4
 
 
 def test_late_positions_are_as_good_as_early_ones(story: tuple[Any, Any]) -> None:
