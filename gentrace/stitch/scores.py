@@ -7,6 +7,7 @@ has learned sinks, over one more logit whose share is then dropped.
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
@@ -123,6 +124,7 @@ def attend(
 ) -> Float32[Tensor, "*batch query head value_dim"]:
     """softmax(scores)·v in float32: what a kernel should have returned for these rows."""
     *batch, heads, rows, columns = scores.shape
-    kv_heads, dim = values.shape[-3], values.shape[-1]
+    kv_heads = values.shape[-3]
     weights = weights_from(scores, sinks).reshape(*batch, kv_heads, heads // kv_heads * rows, columns)
-    return (weights @ values.float()).reshape(*batch, heads, rows, dim).transpose(-3, -2)
+    mixed = weights @ values.float()
+    return rearrange(mixed, "... kv_head (group query) dim -> ... query (kv_head group) dim", query=rows)
