@@ -16,7 +16,7 @@
 
 from typing import TypeAlias
 
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 Queries: TypeAlias = Float[Tensor, "head query dim"]
@@ -30,5 +30,4 @@ PerPosition: TypeAlias = Float32[Tensor, " position"]
 PerHead: TypeAlias = Float[Tensor, " head"]
 TopIds: TypeAlias = Int[Tensor, "position k"]
 TopLogprobs: TypeAlias = Float32[Tensor, "position k"]
-PackedRows: TypeAlias = UInt8[Tensor, "row byte"]
 Logits: TypeAlias = Float[Tensor, "position vocab"]

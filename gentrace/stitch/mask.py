@@ -66,11 +66,6 @@ class VisibleKeys:
             visible[target[target >= 0]] = torch.from_numpy(bits).bool()
         return visible
 
-    def same_as(self, other: "VisibleKeys") -> bool:
-        """Whether both masks hide the same keys, stored alike."""
-        mine, theirs = (self.start, self.stop, self.rows, self.bits), (other.start, other.stop, other.rows, other.bits)
-        return all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FragmentMask:
