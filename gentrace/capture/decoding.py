@@ -8,28 +8,21 @@ criteria's verdicts are noted as they are given.
 import functools
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
-from gentrace.capture.run import Run
+from gentrace.capture.beams import Beams
+from gentrace.capture.run import Rejected, Run
 from gentrace.errors import UnsupportedModel
 
-MODES = ("greedy_search", "sample")
-REFUSED = {
-    "assistant_model": "assisted decoding",
-    "prompt_lookup_num_tokens": "prompt-lookup decoding",
-    "assistant_early_exit": "early-exit decoding",
-    "custom_generate": "a custom generation function",
-    "penalty_alpha": "contrastive search",
-    "dola_layers": "DoLa decoding",
-    "constraints": "constrained beam search",
-    "force_words_ids": "constrained beam search",
-    "negative_prompt_ids": "classifier-free guidance",
-}
+MODES = ("greedy_search", "sample", "beam_search", "beam_sample", "assisted_generation")
+ASIDE = frozenset({"get_candidates", "update_candidate_strategy"})
+"""Methods of candidate generators that run models of their own, or the same one for a draft."""
 
 
 class Generation:
@@ -44,8 +37,22 @@ class Generation:
         self.padding: Tensor | None = None
         """[batch, position] the prompt's attention mask, or None when all of it is text."""
         self.options: dict[str, Any] = {}
-        self.scores: Tensor | None = None
-        """[batch, vocab] the newest processed scores."""
+        self.scores: list[Tensor] = []
+        """[batch, vocab] the newest forward's processed scores, one for each row that a token is chosen from."""
+        self.drafts = False
+        """Whether tokens are drafted and several checked in one forward."""
+        self.rejected: list[Rejected] = []
+        """Drafts that were not accepted."""
+        self.beams: Beams | None = None
+        """The hypotheses, in beam search."""
+        self.ids: Tensor | None = None
+        """[batch, column] the text so far, prompt included, as the stopping criteria were shown it."""
+        self.prepared = False
+        """Whether decoding has begun."""
+        self.encoder: Run | None = None
+        """The encoder's forward, of an encoder-decoder model."""
+        self.aside = 0
+        """Above 0 while forwards serve a draft or a logits processor."""
         self.samples_raw = False
         """Whether the scores are the model's own logits, because nothing processes them."""
         self.done: list[Tensor] = []
@@ -57,15 +64,45 @@ class Generation:
 
     def note_scores(self, scores: Tensor) -> None:
         """Keep the scores that the next token is chosen from."""
-        self.scores = scores
+        if self.aside:
+            return
+        self.scores = [*self.scores, scores] if self.drafts else [scores]
         if self.prompt_stop is None and self.run is not None:
-            self.prompt_stop = self.run.stop
+            self.prompt_stop = self.columns if self.drafts else self.run.stop
+
+    def note_verdict(self, ids: Tensor, verdict: Tensor) -> None:
+        """Keep the text so far ``[batch, column]`` and which sequences have ended ``[batch]``."""
+        if not self.aside:
+            self.ids = ids
+            self.done.append(verdict)
+
+    def take_scores(self, rows: int) -> list[Tensor]:
+        """Hand over the newest scores of ``rows`` rows; empty if there are none."""
+        scores, self.scores = self.scores, []
+        return scores if len(scores) == rows else []
+
+    def sequences(self) -> Tensor | None:
+        """``[sequence, column]`` the texts that were decoded, prompts included; None if no step was taken."""
+        return self.ids if self.beams is None else self.beams.sequences()
+
+    @contextmanager
+    def set_aside(self) -> Generator[None]:
+        """What runs in here is not the text's."""
+        self.aside += 1
+        try:
+            yield
+        finally:
+            self.aside -= 1
 
     def lengths(self, sequences: Tensor) -> Tensor:
         """Columns of the returned sequences that belong to each, its end token included, ``[batch]``."""
         columns = sequences.shape[1]
         batch = sequences.shape[0]
         steps = columns - self.columns
+        if self.beams is not None:
+            return self.columns + self.beams.lengths()
+        if self.drafts:
+            return torch.full((batch,), columns)
         if len(self.done) < steps or not steps:
             return torch.full((batch,), columns)
         # A sequence that has ended is filled with padding from the next step on, whatever the criteria say then.
@@ -85,15 +122,23 @@ class Watcher(Protocol):
         ...
 
 
-class _Tap(LogitsProcessor):
-    """The last processor: keeps a reference to the scores that will be sampled from."""
-
-    def __init__(self, generation: Generation) -> None:
-        self._generation = generation
+class _Unchanged(LogitsProcessor):
+    """Changes nothing; an empty list of processors would not be called at all."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self._generation.note_scores(scores)
         return scores
+
+
+class _Processors(LogitsProcessorList):
+    """Processors whose own forwards, as guidance makes them, are not the text's."""
+
+    generation: Generation
+
+    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
+        with self.generation.set_aside():
+            processed = super().__call__(input_ids, scores, **options)
+        self.generation.note_scores(processed)
+        return processed
 
 
 class _Criteria(StoppingCriteriaList):
@@ -103,21 +148,34 @@ class _Criteria(StoppingCriteriaList):
 
     def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
         verdict = super().__call__(input_ids, scores, **options)
-        self.generation.done.append(verdict)
+        self.generation.note_verdict(input_ids, verdict)
         return verdict
+
+
+OBSERVED = (
+    "generate",
+    "_get_logits_processor",
+    "_get_stopping_criteria",
+    "_get_candidate_generator",
+    "_get_top_k_continuations",
+    "_get_running_beams_for_next_iteration",
+    "_update_finished_beams",
+)
 
 
 class GenerateWatch:
     """Watches one model's ``generate`` until it is removed."""
 
-    def __init__(self, model: GenerationMixin, watcher: Watcher) -> None:
+    def __init__(self, model: GenerationMixin, watcher: Watcher, top_k: int) -> None:
         """Attach to the instance; the class is not touched."""
         self._model = model
+        self._top_k = top_k
         self._watcher = watcher
         self._current: dict[int, Generation] = {}
         self._before: dict[str, Any] = {}
-        for name in ("generate", "_get_logits_processor", "_get_stopping_criteria"):
-            self._replace(name, getattr(self, f"_{name.lstrip('_')}"))
+        for name in OBSERVED:
+            if hasattr(model, name):
+                self._replace(name, getattr(self, f"_{name.lstrip('_')}"))
 
     def remove(self) -> None:
         """Give the model its methods back. Twice is harmless."""
@@ -139,52 +197,111 @@ class GenerateWatch:
         self._model.__dict__[name] = call
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        for option, meaning in REFUSED.items():
-            if kwargs.get(option) is not None:
-                raise _refusal(meaning)
-        generation = self._watcher.generation_begins()
         thread = threading.get_ident()
+        outer = self._current.get(thread)
+        if outer is not None and outer.aside:
+            # A model that drafts for itself.
+            return original(*args, **kwargs)
+        if kwargs.get("cache_implementation") == "quantized":
+            raise _refusal("a quantized cache")
+        generation = self._watcher.generation_begins()
         self._current[thread] = generation
         sequences = None
         try:
             result = original(*args, **kwargs)
-            sequences = result if isinstance(result, Tensor) else result.sequences
+            returned = result if isinstance(result, Tensor) else getattr(result, "sequences", None)
+            # Some models cut the prompt off what they return, or return something else than text.
+            decoded = self._current[thread].sequences()
+            sequences = returned if decoded is None else decoded
             return result
         finally:
-            self._current.pop(thread, None)
-            self._watcher.generation_ends(generation, sequences)
+            self._watcher.generation_ends(self._current.pop(thread), sequences)
 
     def _get_logits_processor(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         generation = self._current.get(threading.get_ident())
         processors = original(*args, **kwargs)
-        if generation is None:
+        if generation is None or generation.aside:
             return processors
+        if generation.prepared:
+            # One call of generate that decodes several times, as for long audio: each is a generation of its own.
+            self._watcher.generation_ends(generation, generation.sequences())
+            encoder, generation = generation.encoder, self._watcher.generation_begins()
+            generation.encoder = encoder
+            self._current[threading.get_ident()] = generation
+        generation.prepared = True
         given = inspect.signature(original).bind(*args, **kwargs).arguments
         config = given["generation_config"]
         mode = str(config.get_generation_mode().value)
         if mode not in MODES:
             raise _refusal(mode.replace("_", " "))
-        if config.guidance_scale not in (None, 1, 1.0):
-            raise _refusal("classifier-free guidance")
         if config.cache_implementation == "quantized":
             raise _refusal("a quantized cache")
         options = given.get("model_kwargs") or {}
         generation.columns = int(given["input_ids_seq_length"])
         generation.limit = None if config.max_length is None else int(config.max_length) - 1
-        mask = options.get("attention_mask")
+        encodes = bool(getattr(getattr(self._model, "config", None), "is_encoder_decoder", False))
+        mask = options.get("decoder_attention_mask" if encodes else "attention_mask")
+        if mode.startswith("beam"):
+            generation.beams = Beams(int(config.num_beams), int(config.num_return_sequences))
         generation.padding = None if mask is None else mask.detach().clone()
         generation.options = _plain(config.to_diff_dict())
         generation.samples_raw = not processors
-        return LogitsProcessorList([*processors, _Tap(generation)])
+        observed = _Processors([*processors, _Unchanged()])
+        observed.generation = generation
+        return observed
 
     def _get_stopping_criteria(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         criteria = original(*args, **kwargs)
         generation = self._current.get(threading.get_ident())
-        if generation is None:
+        if generation is None or generation.aside:
             return criteria
         observed = _Criteria(criteria)
         observed.generation = generation
         return observed
+
+    def _get_candidate_generator(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        generation = self._current.get(threading.get_ident())
+        drafter = original(*args, **kwargs)
+        if generation is not None:
+            generation.drafts = True
+            for name in ASIDE:
+                method = getattr(drafter, name)
+                setattr(drafter, name, _aside(method, generation))
+        return drafter
+
+    def _get_top_k_continuations(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        generation = self._current.get(threading.get_ident())
+        if generation is not None and generation.beams is not None and generation.run is not None:
+            given = inspect.signature(original).bind(*args, **kwargs).arguments
+            step = int(given["cur_len"]) - int(given["decoder_prompt_len"])
+            scores = generation.take_scores(1)
+            generation.beams.note_candidates(generation.run, result, int(given["cur_len"]), step, scores, self._top_k)
+        return result
+
+    def _get_running_beams_for_next_iteration(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        generation = self._current.get(threading.get_ident())
+        if generation is not None and generation.beams is not None:
+            generation.beams.note_running(result)
+        return result
+
+    def _update_finished_beams(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        generation = self._current.get(threading.get_ident())
+        if generation is not None and generation.beams is not None:
+            given = inspect.signature(original).bind(*args, **kwargs).arguments
+            generation.beams.note_finished(given["next_token_hits_stopping_criteria"], result)
+        return result
+
+
+def _aside(method: Callable[..., Any], generation: Generation) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with generation.set_aside():
+            return method(*args, **kwargs)
+
+    return call
 
 
 def find_generators(model: nn.Module) -> list[GenerationMixin]:

@@ -27,7 +27,8 @@ class Check:
 
 
 def check_rows(
-    buffers: tuple[Tensor, Tensor],
+    queries: Tensor,
+    keys: Tensor,
     values: Tensor,
     output: Tensor,
     placed: tuple[Landing, FragmentMask],
@@ -38,7 +39,8 @@ def check_rows(
     """Recompute some rows of a fragment that has just been recorded.
 
     Args:
-        buffers: Recorded queries ``[batch, head, position, dim]`` and keys ``[batch, kv_head, position, dim]``.
+        queries: ``[batch, head, position, dim]`` recorded queries, by position.
+        keys: ``[batch, kv_head, key, dim]`` recorded keys of the fragment.
         values: ``[batch, kv_head, key, value_dim]`` as the kernel was given them.
         output: ``[batch, query, head, value_dim]`` as the kernel returned it.
         placed: The fragment's landing and mask.
@@ -53,14 +55,13 @@ def check_rows(
     # One or two rows are a slice, which costs no copy.
     first, last = rows[0] - landing.query_start, rows[-1] - landing.query_start
     local = slice(first, last + 1, max(1, last - first))
-    queries = buffers[0][:, :, rows[0] : rows[-1] + 1 : local.step]
-    keys = buffers[1][:, :, landing.key_start : landing.query_stop]
-    column = torch.arange(landing.key_start, landing.query_stop, device=mask.start.device)
+    checked = queries[:, :, rows[0] : rows[-1] + 1 : local.step]
+    column = torch.arange(landing.key_start, landing.key_stop, device=mask.start.device)
     start, stop = mask.start[:, local, None], mask.stop[:, local, None]
     visible = (column >= start) & (column < stop) if mask.dense is None else mask.dense[:, local]
-    visible = visible.to(queries.device)
+    visible = visible.to(checked.device)
     added = None if bias is None else bias[:, :, local, : landing.keys]
-    expected = attend(scores_from(queries, keys, visible, rule, added), values[:, :, : landing.keys], rule.sinks)
+    expected = attend(scores_from(checked, keys, visible, rule, added), values[:, :, : landing.keys], rule.sinks)
     found = output[:, local].float()
     difference = (found - expected).abs().amax((-1, -2))
     size = found.abs().amax((-1, -2)).clamp_min(torch.finfo(torch.float32).tiny)

@@ -9,37 +9,15 @@ eager attention, which has no entry, and kernels that the user registered.
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
+from gentrace.capture.calls import Observer, VectorCall
 from gentrace.errors import CaptureError
 
 Kernel = Callable[..., tuple[Tensor, Any]]
-
-
-class Observer(Protocol):
-    """Somebody who records some modules."""
-
-    def see_attention(
-        self,
-        module: nn.Module,
-        implementation: str,
-        inputs: tuple[Tensor, Tensor, Tensor, Any],
-        options: dict[str, Any],
-        output: Tensor,
-    ) -> None:
-        """Take note of one kernel call, after it returned.
-
-        Args:
-            module: The attention module.
-            implementation: Name of the kernel.
-            inputs: Query, key, value ``[batch, head, position, dim]`` and the mask.
-            options: The kernel's keyword arguments.
-            output: ``[batch, query, head, dim]`` what the kernel returned.
-        """
-        ...
 
 
 _lock = threading.Lock()
@@ -88,16 +66,35 @@ def _watched_look_up(self: AttentionInterface, attn_implementation: str, default
     return observed
 
 
+class _Depth(threading.local):
+    """How many kernels deep a thread is."""
+
+    inside = 0
+
+
+_depth = _Depth()
+
+
+def inside_kernel() -> bool:
+    """Whether this thread is inside a kernel of the registry, whose softmax is no attention of its own."""
+    return _depth.inside > 0
+
+
 def _observed(kernel: Kernel, implementation: str) -> Kernel:
     @functools.wraps(kernel)
     def call(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
     ) -> tuple[Tensor, Any]:
-        result = kernel(module, query, key, value, *args, **options)
         observer = _observers.get(id(module))
-        if observer is not None:
+        if observer is None:
+            return kernel(module, query, key, value, *args, **options)
+        _depth.inside += 1
+        try:
+            result = kernel(module, query, key, value, *args, **options)
             mask = args[0] if args else options.get("attention_mask")
-            observer.see_attention(module, implementation, (query, key, value, mask), options, result[0])
+            observer.see_attention(VectorCall(module, implementation, query, key, value, mask, options, result[0]))
+        finally:
+            _depth.inside -= 1
         return result
 
     return call

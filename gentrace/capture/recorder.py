@@ -14,16 +14,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from gentrace.capture import interface
+from gentrace.capture.anatomy import Anatomy
 from gentrace.capture.decoding import GenerateWatch, find_generators
 from gentrace.capture.fidelity import TOLERANCE
 from gentrace.capture.finish import finish
+from gentrace.capture.functional import FunctionalTap
 from gentrace.capture.run import Run
-from gentrace.capture.step import Settings
+from gentrace.capture.sites import Settings
 from gentrace.capture.tracking import Tracker
-from gentrace.errors import CaptureError, FidelityWarning, UnsupportedModel
+from gentrace.errors import CaptureError, FidelityWarning
 from gentrace.trace.trace import Trace
 
 
@@ -85,12 +86,16 @@ class Recorder:
 
     def __init__(self, model: nn.Module, tokenizer: Any, settings: Settings, budget: int | None) -> None:
         """Prepare; nothing is attached yet."""
-        self._model = _find_decoder(model)
+        self._anatomy = Anatomy(model)
+        self._model = self._anatomy.model
         self._tokenizer = tokenizer
         self._top_k = settings.top_k
         self._modules = list(self._model.modules())
         names = {id(module): name for name, module in self._model.named_modules()}
-        self._tracker = Tracker(self._model, names, settings, budget)
+        self._tracker = Tracker(self._anatomy, names, settings, budget)
+        self._tap = FunctionalTap(names, self._tracker)
+        self._tapped: dict[int, nn.Module] = {}
+        self._discovered: set[int] = set()
         self._hooks: list[Any] = []
         self._watches: list[GenerateWatch] = []
         self._traces: dict[int, list[Trace]] = {}
@@ -170,20 +175,43 @@ class Recorder:
 
     def _attach(self) -> None:
         # The models inside are hooked too: a decoder's hidden states are needed, and a user may call it directly.
-        for module in (module for module in self._model.modules() if isinstance(module, PreTrainedModel)):
+        for module in self._anatomy.models():
             names = list(inspect.signature(module.forward).parameters)
 
             def begin(
                 module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str] = names
             ) -> None:
                 self._tracker.forward_begins(module, dict(zip(names, args, strict=False)) | kwargs)
+                if id(module) not in self._discovered and not torch.compiler.is_compiling():
+                    self._tap.enter(module)
 
             def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                if not torch.compiler.is_compiling():
+                    self._tap.leave(module)
+                    if output is not None:
+                        self._discovered.add(id(module))
                 self._tracker.forward_ends(module, output)
+                self._tap_found()
 
             self._hooks.append(module.register_forward_pre_hook(begin, with_kwargs=True))
             self._hooks.append(module.register_forward_hook(end, always_call=True))
-        self._watches.extend(GenerateWatch(model, self._tracker) for model in find_generators(self._model))
+        generators = find_generators(self._model)
+        self._watches.extend(GenerateWatch(model, self._tracker, self._top_k) for model in generators)
+
+    def _tap_found(self) -> None:
+        """Watch the modules in which the functional tap found attention, from now on only those."""
+        for module in self._tracker.functional:
+            if id(module) in self._tapped:
+                continue
+            self._tapped[id(module)] = module
+            self._hooks.append(module.register_forward_pre_hook(self._enter_tapped))
+            self._hooks.append(module.register_forward_hook(self._leave_tapped, always_call=True))
+
+    def _enter_tapped(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._tap.enter(module)
+
+    def _leave_tapped(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._tap.leave(module)
 
     def _detach(self) -> None:
         for attached in (*self._hooks, *self._watches):
@@ -252,31 +280,19 @@ def encode(tokenizer: Any, texts: list[str]) -> dict[str, torch.Tensor]:
 def warn_of_infidelity(run: Run) -> None:
     """Warn of layers whose checked rows differ from the kernel's by more than their dtype explains."""
     bad = []
-    for number in sorted(run.layers):
-        layer = run.layers[number]
+    layers = list(run.layers.items()) + ([] if run.encoder is None else list(run.encoder.layers.items()))
+    for (kind, number), layer in layers:
         if not layer.checks:
             continue
         rows = [row for check in layer.checks for row in check.rows]
         errors = torch.cat([check.errors.amax(0) for check in layer.checks]).tolist()
-        tolerance = TOLERANCE.get(layer.queries.data.dtype, 1e-4)
+        tolerance = TOLERANCE.get(layer.dtype, 1e-4)
         # Written so that NaN counts as an error.
         wrong = {row: error for row, error in zip(rows, errors, strict=True) if not error <= tolerance}
         if wrong:
             worst = max(wrong.values(), key=lambda error: (error != error, error))
-            bad.append(f"layer {number}: {worst:.1e} above {tolerance:.0e} at rows {sorted(wrong)[:5]}")
+            name = f"layer {number}" if kind == "self" else f"{kind} layer {number}"
+            bad.append(f"{name}: {worst:.1e} above {tolerance:.0e} at rows {sorted(wrong)[:5]}")
     if bad:
         message = "attention recomputed from the trace differs from the model's kernel: " + "; ".join(bad[:5])
         warnings.warn(message, FidelityWarning, stacklevel=3)
-
-
-def _find_decoder(model: nn.Module) -> PreTrainedModel:
-    """The outermost Hugging Face model inside ``model``."""
-    what = f"recording {type(model).__name__}"
-    found = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
-    if found is None:
-        raise UnsupportedModel(
-            what, "it holds no Hugging Face model", "models of other libraries are not supported yet"
-        )
-    if found.config.is_encoder_decoder:
-        raise UnsupportedModel(what, "an encoder-decoder model", "encoder-decoder models are not supported yet")
-    return found

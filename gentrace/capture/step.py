@@ -4,133 +4,213 @@ This is the path that every layer takes at every step: it copies two slices and 
 at once per forward, not once per layer.
 """
 
-from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gentrace.capture.fidelity import check_rows
-from gentrace.capture.run import LayerRun, Placed, Run
+from gentrace.capture.calls import Call, ScoreCall, VectorCall
+from gentrace.capture.fidelity import Check, check_rows
+from gentrace.capture.kernels import begin_layer, read_kernel_mask
+from gentrace.capture.layers import LayerRun, Patches, Placed, ScoreLayer, VectorLayer, newest
+from gentrace.capture.run import Run
+from gentrace.capture.shapes import arrange_scores, separate_batch, visible_scores
+from gentrace.capture.sites import Settings, Site, Sites
 from gentrace.errors import CaptureError, UnsupportedModel
-from gentrace.stitch.mask import FragmentMask, read_mask, unmasked
-from gentrace.stitch.plan import Landing, plan_landing
+from gentrace.stitch.mask import read_mask, unmasked
+from gentrace.stitch.plan import Landing, plan_cross, plan_landing
 from gentrace.stitch.scores import ScoreRule
 from gentrace.trace.info import LayerInfo
 
 CHECK_EVERY = 4
 
 
-class Settings:
-    """What a recorder was asked to keep."""
-
-    def __init__(self, layers: Collection[int] | None, values: bool, top_k: int, verify: bool) -> None:
-        """Keep the settings."""
-        self.layers = None if layers is None else frozenset(layers)
-        self.values = values
-        self.top_k = top_k
-        self.verify = verify
-
-
-class Site:
-    """What stays the same about an attention module; looked up once, since `nn.Module` attributes are slow to miss."""
-
-    def __init__(self, module: nn.Module, name: str, number: int, settings: Settings) -> None:
-        """Look at the module.
-
-        Raises:
-            UnsupportedModel: If its attention is not causal self-attention.
-        """
-        own = getattr(module, "layer_idx", None)
-        self.module = module
-        self.name = name
-        self.number = own if isinstance(own, int) else number
-        self.wanted = settings.layers is None or self.number in settings.layers
-        self.causal = bool(getattr(module, "is_causal", True))
-        if self.wanted and (not self.causal or getattr(module, "is_cross_attention", False)):
-            raise UnsupportedModel(
-                f"recording attention of {name} ({type(module).__name__})",
-                "attention that is not causal self-attention",
-                "encoders and cross-attention are not supported yet",
-            )
-
-
 class Step:
-    """One forward of the recorded model."""
+    """One forward of the recorded model, or of its encoder."""
 
-    def __init__(self, run: Run, module: nn.Module, fed: int, queries: int, number: int) -> None:
+    def __init__(self, batch: int, module: nn.Module, queries: int, *, encoder: bool = False) -> None:
         """Begin.
 
         Args:
-            run: Where to record.
+            batch: Sequences in this forward.
             module: The module whose forward this is.
-            fed: Positions fed before.
-            queries: Positions that this forward feeds.
-            number: How many forwards the run had before.
+            queries: Positions that this forward feeds; 0 if only its attention will tell.
+            encoder: Whether it is a forward of an encoder-decoder model's encoder.
         """
-        self.run = run
+        self.batch = batch
         self.module = module
-        self.fed = fed
         self.queries = queries
-        self.number = number
+        self.encoder = encoder
+        self.unplaced = True
+        """Whether run and positions are still to be found out."""
+        self.fed = 0
+        """Positions fed before."""
+        self.number = 0
+        """Forwards that the run had before."""
+        self.run: Run
+        self.ids: Tensor | None = None
+        self.inputs: dict[str, Any] = {}
         self.hidden: Tensor | None = None
         self.decoder: nn.Module | None = None
         self.cache: Any = None
         self.cache_grows = False
-        self.calls: list[tuple[Site, str, tuple[Tensor, Tensor, Tensor, Any], dict[str, Any], Tensor]] = []
+        self.calls: list[tuple[Site, VectorCall]] = []
         self.all_rows = True
         self.may_be_reordered = False
-        self.sites: set[int] = set()
+        self.fresh = 0
+        """The first position whose row is recorded; those before are known already, in the slots of their time."""
+        self.shuffled = False
+        """Whether beam search has shuffled the batch since the rows before were recorded."""
+        self.seen = 0
+        """Attentions seen, recorded or not."""
+        self._newest: tuple[nn.Module, Tensor] | None = None
+        self._times: dict[int, int] = {}
         self._recorded = 0
         self._placed: dict[tuple[Any, ...], Placed] = {}
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self._masks: list[Any] = []
 
-    def see(
-        self,
-        site: Site,
-        implementation: str,
-        inputs: tuple[Tensor, Tensor, Tensor, Any],
-        options: dict[str, Any],
-        output: Tensor,
-        settings: Settings,
-    ) -> None:
-        """Record one layer's kernel call."""
-        query, key, value, mask = inputs
-        number = site.number
-        again = number in self.sites
-        self.sites.add(number)
+    def locate(self, run: Run, fed: int) -> None:
+        """Record into this run, from position ``fed`` on."""
+        self.run, self.fed, self.number, self.unplaced = run, fed, run.forwards, False
+
+    def see(self, call: Call, sites: Sites, settings: Settings) -> None:
+        """Record one attention."""
+        module = call.module
+        nth = self._times.get(id(module), 0)
+        if isinstance(call, VectorCall):
+            if nth and self._is_repeated(call):
+                return
+            self._newest = module, call.query
+            self.queries = self.queries or call.query.shape[2]
+        self._times[id(module)] = nth + 1
+        crosses = self.run.encoder is not None
+        site = sites.find(call, nth, self.fed + self.queries, encoder=self.encoder, crosses=crosses)
+        self.seen += 1
         if not site.wanted:
             return
-        if again:
-            raise UnsupportedModel(
-                f"recording attention of layer {number} in {site.name}",
-                "a second kernel call for the same layer in one forward",
-                "layers that attend twice are not supported yet; exclude it with layers=",
-            )
-        placed = self._place(site, implementation, key.shape[2], mask, options)
-        layer = self.run.layers.get(number)
-        if layer is None:
-            layer = self.run.layers[number] = self._begin_layer(site, inputs, options, settings)
-            self.run.kernel = implementation
-        elif query.shape[0] != self.run.batch or query.shape[2] != self.queries:
+        if isinstance(call, ScoreCall):
+            self._see_scores(site, call)
+        elif self.queries == 1 and self.number:
+            # One row a layer is cheaper to record for all layers in one go, after the forward.
+            self.calls.append((site, call))
+        else:
+            self._see_vectors(site, call, settings)
+
+    def finish(self, settings: Settings) -> None:
+        """Record what was put off."""
+        for site, call in self.calls:
+            self._see_vectors(site, call, settings)
+        self.calls = []
+
+    def _is_repeated(self, call: VectorCall) -> bool:
+        """Whether a module attends with the same queries again, as it does to mix values in two parts."""
+        if self._newest is None or self._newest[0] is not call.module:
+            return False
+        query = self._newest[1]
+        return query.data_ptr() == call.query.data_ptr() and query.shape == call.query.shape
+
+    def _see_vectors(self, site: Site, call: VectorCall, settings: Settings) -> None:
+        if call.source == "functional":
+            separate_batch(call, self.run.batch)
+        query, key, value = call.query, call.key, call.value
+        if query.shape[0] != self.run.batch or query.shape[2] != self.queries:
             raise self._misfit(site, query, key)
+        placed = self._place(site, call)
+        where = site.kind, site.number
+        layer = self.run.layers.get(where)
+        if layer is None:
+            layer = self.run.layers[where] = begin_layer(self.run, site, call, self.fed, settings)
+            self.run.kernel = call.kernel
+        if not isinstance(layer, VectorLayer):
+            raise self._changed(site)
         order, self._recorded = self._recorded, self._recorded + 1
-        if self.may_be_reordered and order == 0:
-            self._refuse_reordered(layer, key, placed.landing)
-        layer.write(query, key, value, placed.landing, self.run.limit, grows=self.cache_grows)
+        added = self._added(call, placed)
+        if self.fresh > self.fed:
+            query, placed, added = newest(query, placed, added, self.fresh - self.fed)
+        if site.kind == "cross":
+            layer.write_cross(query, key, value, placed.landing, self.run.limit)
+        else:
+            if self.may_be_reordered and order == 0:
+                self._refuse_reordered(layer, key, placed.landing)
+            layer.write(query, key, value, placed.landing, self.run.limit, grows=self.cache_grows)
         layer.fragments.append(placed)
-        bias = options.get("position_bias")
-        added = placed.mask.bias if bias is None else _sum(placed.mask.bias, bias)
         if added is not None:
-            layer.biases.append((placed.landing, added.detach()))
+            layer.biases.write(added, placed.landing)
         if settings.verify and (rows := self._rows_to_check(order)):
             layer.flush(self.run.limit)
-            buffers = layer.queries.data, layer.keys.data
             rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
-            where = (placed.landing, placed.mask)
-            layer.checks.append(check_rows(buffers, value.detach(), output.detach(), where, rule, rows, added))
+            layer.checks.append(self._check(layer, call, placed, rule, rows, added))
 
-    def _refuse_reordered(self, layer: LayerRun, key: Tensor, landing: Landing) -> None:
+    def _check(
+        self,
+        layer: VectorLayer,
+        call: VectorCall,
+        placed: Placed,
+        rule: ScoreRule,
+        rows: tuple[int, ...],
+        added: Tensor | None,
+    ) -> Check:
+        landing = placed.landing
+        skipped = call.query.shape[2] - landing.queries
+        keys = layer.keys.data[:, :, landing.key_start : landing.key_stop]
+        if self.shuffled:
+            # Recorded keys lie in the slots in which they were computed, the kernel's in those of now.
+            keys = call.key.detach()[:, :, : landing.keys]
+        place = (landing, placed.mask)
+        values, output = call.value.detach(), call.output.detach()[:, skipped:]
+        return check_rows(layer.queries.data, keys, values, output, place, rule, rows, added)
+
+    def _see_scores(self, site: Site, call: ScoreCall) -> None:
+        scores = arrange_scores(call.scores, self.run.batch, self.queries)
+        landing = self._landing(site, scores.shape[-1])
+        if self.fresh > self.fed:
+            skipped = self.fresh - self.fed
+            scores, landing = scores[:, :, skipped:], replace(landing, query_start=self.fresh)
+        visible = visible_scores(scores)
+        # Heads may hide different keys: the mask says what any of them sees, the scores say the rest.
+        placed = Placed(landing, read_mask(visible.any(1, keepdim=True), landing))
+        layer = self.run.layers.get((site.kind, site.number))
+        if layer is None:
+            layer = self.run.layers[site.kind, site.number] = self._begin_scores(site, scores, call.source)
+        if not isinstance(layer, ScoreLayer):
+            raise self._changed(site)
+        kept = scores.detach().masked_fill(~visible, -torch.inf)[..., : landing.keys]
+        layer.scores.write(kept.contiguous(), landing)
+        layer.fragments.append(placed)
+        # The weights meet the values later in the same forward; the list is filled then.
+        layer.pending_checks.append((self.fed, self.run.batch, call.checks))
+
+    def _begin_scores(self, site: Site, scores: Tensor, source: str) -> ScoreLayer:
+        self.run.kernel = self.run.kernel or "softmax"
+        info = LayerInfo(
+            index=site.number,
+            name=site.name,
+            kind=site.kind,
+            heads=scores.shape[1],
+            kv_heads=scores.shape[1],
+            head_dim=0,
+            scale=1.0,
+            softcap=None,
+            window=None,
+            sinks=None,
+            source=f"{source}, scores only",
+        )
+        return ScoreLayer(info, scores=Patches(self.run.charge))
+
+    def _added(self, call: VectorCall, placed: Placed) -> Tensor | None:
+        """What was added to the scores beside hiding keys; one copy for all layers that are given the same."""
+        bias = call.options.get("position_bias")
+        if bias is None:
+            return placed.mask.bias
+        if id(bias) not in self._kept:
+            own = bias.detach()[..., : placed.landing.keys].float()
+            own = own.clone() if placed.mask.bias is None else own + placed.mask.bias
+            self._kept[id(bias)] = bias, own
+        return self._kept[id(bias)][1]
+
+    def _refuse_reordered(self, layer: VectorLayer, key: Tensor, landing: Landing) -> None:
         """Compare the newest key that was known before; a loop of one's own may have shuffled the cache's batch."""
         place = min(layer.known, landing.query_start) - 1
         # On an accelerator the comparison would wait for the device; there the fidelity check has to notice.
@@ -145,116 +225,70 @@ class Step:
                 "caches that are reordered or changed between forwards are not supported yet",
             )
 
-    def _place(self, site: Site, implementation: str, keys: int, mask: Any, options: dict[str, Any]) -> Placed:
+    def _landing(self, site: Site, keys: int) -> Landing:
+        if site.kind == "cross":
+            return plan_cross(fed=self.fed, queries=self.queries, keys=keys)
+        known = self.fed if self.number else 0
+        return plan_landing(fed=self.fed, queries=self.queries, keys=keys, known=known)
+
+    def _place(self, site: Site, call: VectorCall) -> Placed:
         """Decide where a fragment lands, once for all layers that are shown the same keys and mask."""
-        causal = options.get("is_causal")
-        causal = site.causal if causal is None else causal
-        flash = "flash" in implementation and (mask is None or (isinstance(mask, Tensor) and mask.dim() == 2))
-        window = options.get("sliding_window") if flash else None
-        what = (keys, id(mask), causal, window)
+        keys, mask, kernel = call.key.shape[2], call.mask, call.kernel
+        causal = call.options.get("is_causal")
+        causal = site.causal and site.kind == "self" if causal is None else causal
+        flash = "flash" in kernel and (mask is None or (isinstance(mask, Tensor) and mask.dim() == 2))
+        window = call.options.get("sliding_window") if flash else None
+        what = (keys, id(mask), causal, window, site.kind == "cross")
         placed = self._placed.get(what)
         if placed is None:
-            known = self.fed if self.number else 0
-            landing = plan_landing(fed=self.fed, queries=self.queries, keys=keys, known=known)
+            landing = self._landing(site, keys)
             if flash:
                 # Flash kernels align causality to the last key and are given padding, if any, as [batch, key].
                 read = unmasked(landing, causal=causal, window=window)
+            elif mask is None:
+                if keys > landing.keys and self.queries == 1:
+                    raise CaptureError(
+                        f"reading attention at position {self.fed}",
+                        f"{keys} keys and no mask: the kernel attends to unused cache capacity",
+                        "pass an attention mask",
+                    )
+                # Eager attention does what its mask says; the others are causal by themselves when they get none.
+                is_causal = kernel != "eager" and causal and self.queries > 1
+                read = unmasked(landing, causal=is_causal, aligned_left=True)
             else:
-                read = self._read_mask(implementation, keys, mask, causal, landing)
+                read = read_kernel_mask(kernel, mask, keys, landing)
             placed = Placed(landing, read)
             self._placed[what] = placed
             # Keeps the mask alive while its id stands for it.
             self._masks.append(mask)
         return placed
 
-    def _read_mask(self, implementation: str, keys: int, mask: Any, causal: bool, landing: Landing) -> FragmentMask:
-        if mask is None:
-            if keys > landing.keys and self.queries == 1:
-                raise CaptureError(
-                    f"reading attention at position {self.fed}",
-                    f"{keys} keys and no mask: the kernel attends to unused cache capacity",
-                    "pass an attention mask",
-                )
-            # Eager attention does what its mask says; the other kernels are causal by themselves when they get none.
-            is_causal = implementation != "eager" and causal and self.queries > 1
-            return unmasked(landing, causal=is_causal, aligned_left=True)
-        if not isinstance(mask, Tensor):
-            mask = _flex_mask(mask, self.queries, keys)
-        if mask.dim() != 4:
-            raise UnsupportedModel(
-                f"reading the mask that {implementation} was given",
-                f"a tensor of shape {tuple(mask.shape)} where [batch, head, query, key] was expected",
-                "use sdpa or eager attention",
-            )
-        return read_mask(mask.detach(), landing)
-
     def _misfit(self, site: Site, query: Tensor, key: Tensor) -> UnsupportedModel:
         return UnsupportedModel(
             f"recording attention of {site.name} ({type(site.module).__name__})",
             f"queries {tuple(query.shape)} and keys {tuple(key.shape)} in a forward of {self.run.batch} sequences and "
             f"{self.queries} positions",
-            "this is not self-attention over the fed tokens; exclude the layer with layers=",
+            "this is not attention of the fed tokens; exclude the layer with layers=",
         )
 
-    def _begin_layer(
-        self,
-        site: Site,
-        inputs: tuple[Tensor, Tensor, Tensor, Any],
-        options: dict[str, Any],
-        settings: Settings,
-    ) -> LayerRun:
-        query, key, value, _ = inputs
-        module = site.module
-        fits = query.shape[0] == self.run.batch and query.shape[2] == self.queries
-        if not fits or query.shape[-1] != key.shape[-1] or query.shape[1] % key.shape[1]:
-            raise self._misfit(site, query, key)
-        if options.get("cache") is not None:
-            raise UnsupportedModel(
-                f"recording attention of {site.name}", "a paged cache (continuous batching)", "use generate without it"
-            )
-        sinks = options.get("s_aux")
-        sinks = getattr(module, "sinks", None) if sinks is None else sinks
-        scale = options.get("scaling")
-        window = options.get("sliding_window")
-        window = getattr(module, "sliding_window", None) if window is None else window
-        info = LayerInfo(
-            index=site.number,
-            name=site.name,
-            kind="self",
-            heads=query.shape[1],
-            kv_heads=key.shape[1],
-            head_dim=query.shape[3],
-            scale=float(query.shape[3] ** -0.5 if scale is None else scale),
-            softcap=options.get("softcap"),
-            window=window if isinstance(window, int) and window > 0 else None,
-            # Read when the run is finished: reading values here would wait for the device.
-            sinks=None,
-            source="interface",
+    def _changed(self, site: Site) -> UnsupportedModel:
+        return UnsupportedModel(
+            f"recording attention of {site.name} ({type(site.module).__name__})",
+            "in one forward its queries and keys were seen, in another only its scores",
+            "exclude the layer with layers=",
         )
-        rows = self.run.reserve(query, self.fed), self.run.reserve(key, max(0, self.fed + self.queries - key.shape[2]))
-        values = self.run.reserve(value, max(0, self.fed + self.queries - key.shape[2])) if settings.values else None
-        detached = None if sinks is None else sinks.detach().flatten().clone()
-        return LayerRun(info, detached, *rows, values)
 
     def _rows_to_check(self, order: int) -> tuple[int, ...]:
         """Two rows of every layer in a prefill; after that one layer in turn, at every fourth step."""
         last = self.fed + self.queries - 1
+        if self.fresh > self.fed:
+            return (last,)
         if self.queries > 1 or not self.number:
             return tuple(sorted({self.fed + self.queries // 2, last}))
         turn, rest = divmod(self.number, CHECK_EVERY)
-        return (last,) if rest == 1 and turn % len(self.run.layers) == order else ()
+        return (last,) if rest == 1 and turn % max(1, len(self.run.layers)) == order else ()
 
 
-def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    if first is None or second is None:
-        return first if second is None else second
-    return first + second
-
-
-def _flex_mask(mask: Any, queries: int, keys: int) -> Tensor:
-    """The booleans that a flex-attention ``BlockMask`` stands for."""
-    from torch.nn.attention.flex_attention import create_mask
-
-    batch = mask.shape[0]
-    device = mask.kv_num_blocks.device
-    return create_mask(mask.mask_mod, batch, None, queries, keys, device=str(device))
+def layers_of(run: Run) -> list[LayerRun]:
+    """A run's layers in the order of their numbers, kind by kind."""
+    return [run.layers[place] for place in sorted(run.layers)]

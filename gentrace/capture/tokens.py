@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gentrace.capture.probabilities import OutputHead, Readout, agrees, read_prompt, warn_unreadable
+from gentrace.capture.shares import Share
 from gentrace.capture.texts import single_texts, split_text
 from gentrace.trace.tokens import Tokens
 
@@ -74,10 +75,7 @@ class PendingTokens:
 
     def __init__(
         self,
-        ids: Tensor,
-        prompt_length: int,
-        columns: Tensor,
-        entry: int,
+        share: Share,
         readouts: Readouts | None,
         hidden: list[tuple[int, Tensor]],
         head: OutputHead | None,
@@ -87,23 +85,21 @@ class PendingTokens:
         """Keep what is needed.
 
         Args:
-            ids: ``[position]`` token ids.
-            prompt_length: Tokens that were given.
-            columns: ``[position]`` each token's column in the run.
-            entry: The sequence's place in the batch.
+            share: The sequence's share of the run.
             readouts: The run's readouts.
             hidden: Final hidden states: first column and ``[batch, column, hidden]``.
             head: The model's output head, if it has one.
             tokenizer: For texts, or None.
             top_k: Alternatives per position.
         """
-        self._ids = ids
-        self._prompt_length = prompt_length
-        self._columns = columns
-        self._entry = entry
+        self._ids = share.ids
+        self._prompt_length = share.prompt_length
+        self._columns = share.columns
+        self._entry = share.entry
         self._readouts = readouts
         # A view would keep the whole batch's states alive.
-        self._hidden = [(start, states[entry].clone() if len(states) > 1 else states[0]) for start, states in hidden]
+        slot = int(share.slots[0]) if len(share.slots) else 0
+        self._hidden = [(start, states[slot].clone() if len(states) > 1 else states[0]) for start, states in hidden]
         self._head = head
         self._tokenizer = tokenizer
         self._top_k = top_k

@@ -6,134 +6,263 @@ come with its cache or inside the same ``generate``; threads are followed separa
 
 import threading
 import weakref
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.cache_utils import BaseQuantizedLayer, Cache, StaticLayer
 
+from gentrace.capture.anatomy import Anatomy
+from gentrace.capture.caches import CacheLinks, cache_of, grows, length_of
+from gentrace.capture.calls import Call
 from gentrace.capture.decoding import Generation
-from gentrace.capture.probabilities import OutputHead, read_out, split
-from gentrace.capture.run import Run, Unread
-from gentrace.capture.step import Settings, Site, Step
+from gentrace.capture.distributions import keep_distributions, reduce_waiting, resolve
+from gentrace.capture.run import Run
+from gentrace.capture.sites import Settings, Sites
+from gentrace.capture.step import Step
 from gentrace.errors import AttentionUnavailable, CaptureError, UnsupportedModel
 
 UNLIMITED = 2**31
-READ_TOGETHER = 400_000
-"""Logits that are reduced at once: several steps of a small vocabulary, one of a large batch."""
 
 
 class _Thread(threading.local):
     """What one thread is in the middle of."""
 
-    step: Step | None = None
-    generation: Generation | None = None
+    def __init__(self) -> None:
+        self.step: Step | None = None
+        """The forward that is being recorded."""
+        self.encoder_step: Step | None = None
+        """The encoder's forward, which may lie inside it."""
+        self.encoder_run: Run | None = None
+        """The newest encoder forward, for the decoder that follows."""
+        self.given: dict[str, Any] = {}
+        """Arguments of the outermost forward."""
+        self.stack: list[tuple[nn.Module, str]] = []
+        """Models whose forwards are going on, and what they are to the recording."""
+        self.generation: Generation | None = None
+        self.newest: Run | None = None
+        """The run of the newest forward, for models whose caches do not tell."""
 
 
 class Tracker:
     """Turns a model's forwards into runs."""
 
-    def __init__(self, model: PreTrainedModel, names: dict[int, str], settings: Settings, budget: int | None) -> None:
+    def __init__(self, anatomy: Anatomy, names: dict[int, str], settings: Settings, budget: int | None) -> None:
         """Prepare.
 
         Args:
-            model: The model whose forwards are followed.
+            anatomy: The model's parts.
             names: Module paths by the modules' ids.
             settings: What to keep.
             budget: Bytes that a run's buffers may take.
         """
         self.runs: list[Run] = []
-        self._model = model
-        self._names = names
+        self.functional: list[nn.Module] = []
+        """Modules in which the functional tap saw attention."""
+        self._anatomy = anatomy
         self._settings = settings
         self._budget = budget
         self._thread = _Thread()
-        self._sites: dict[int, Site] = {}
-        self._caches: dict[int, tuple[weakref.ref[Any], Run]] = {}
+        self._sites = Sites(names, settings)
+        self._links = CacheLinks()
+        self._encoded: list[tuple[weakref.ref[Tensor], Run]] = []
 
     # Forwards
 
     def forward_begins(self, module: nn.Module, inputs: dict[str, Any]) -> None:
-        """A forward of the model, or of its decoder called directly, begins with these inputs."""
-        if self._thread.step is not None:
+        """A forward of the model, or of a part of it that is a model, begins with these inputs."""
+        thread = self._thread
+        role = self._role(module, inputs)
+        if not thread.stack:
+            thread.given = inputs
+        thread.stack.append((module, role))
+        if role == "encoder":
+            self._begin_encoder(module, inputs)
+        elif role == "step":
+            self._begin_step(thread.stack[0][0], inputs)
+
+    def forward_ends(self, module: nn.Module, output: Any) -> None:
+        """It ended, with this output or, after an exception, with None."""
+        thread = self._thread
+        role = "inner"
+        while thread.stack:
+            top, role = thread.stack.pop()
+            if top is module:
+                break
+        if role == "encoder":
+            self._end_encoder(output)
+        elif role == "inner" and thread.step is not None and thread.encoder_step is None:
+            thread.step.hidden, thread.step.decoder = _hidden(output), module
+        if not thread.stack:
+            thread.given = {}
+            step, thread.step = thread.step, None
+            if step is not None and output is not None:
+                self._end_step(step, output)
+
+    def see_attention(self, call: Call) -> None:
+        """Record one attention; the taps call this."""
+        thread = self._thread
+        if any(role == "aside" for _, role in thread.stack) or (thread.generation and thread.generation.aside):
             return
-        ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
-        given = ids if ids is not None else embeds
+        step = thread.encoder_step or thread.step
+        if step is None:
+            if torch._C._current_graph_task_id() != -1 or thread.stack:
+                # Gradient checkpointing computes a layer again while it goes backward.
+                return
+            raise CaptureError(
+                f"recording attention of {self._sites.name(call.module)}",
+                f"it ran outside a forward of {type(self._anatomy.model).__name__}",
+                "call the model that was given to gentrace.record, not a part of it",
+            )
+        if call.source == "functional" and all(known is not call.module for known in self.functional):
+            self.functional.append(call.module)
+        if step.unplaced:
+            self._place_step(step, call)
+        step.see(call, self._sites, self._settings)
+
+    def _role(self, module: nn.Module, inputs: dict[str, Any]) -> str:
+        """What a model's forward is to the recording.
+
+        ``step`` is recorded, ``encoder`` too, ``outer`` is a model around both, ``inner`` a part of one of them, and
+        ``aside`` something else, such as a vision tower, a draft or the second forward of guidance.
+        """
+        thread, anatomy = self._thread, self._anatomy
+        if thread.generation is not None and thread.generation.aside:
+            return "aside"
+        if any(role in ("aside", "encoder") for _, role in thread.stack):
+            return "inner"
+        if module is anatomy.encoder:
+            return "encoder"
+        if thread.step is None:
+            return "outer" if anatomy.wraps_encoder(module) else "step"
+        tower = inputs.get("input_ids") is None and inputs.get("inputs_embeds") is None and anatomy.is_foreign(module)
+        return "aside" if tower else "inner"
+
+    def _begin_step(self, module: nn.Module, inputs: dict[str, Any]) -> None:
+        thread = self._thread
+        ids, given = self._anatomy.text_of(inputs)
         if given is None:
             raise CaptureError(
                 f"recording a forward of {type(module).__name__}",
                 f"neither input_ids nor inputs_embeds among {sorted(inputs)}",
                 "call the model with one of them",
             )
-        batch, queries = given.shape[:2]
+        batch, queries = given.shape[:2] if given.dim() > 1 else (1, given.shape[0])
+        if not batch or not queries:
+            raise CaptureError(
+                f"recording a forward of {type(module).__name__}",
+                f"an input of shape {tuple(given.shape)}",
+                "give at least one token",
+            )
         cache = inputs.get("past_key_values")
-        linked = self._linked(cache)
-        fed = _length(cache, linked)
-        run = self._run_for(batch, linked, fed)
-        if ids is not None:
-            run.ids.append((fed, ids.detach().clone()))
-        self._resolve(run, fed, run.ids[-1][1] if ids is not None else None)
-        mask = inputs.get("attention_mask")
-        if self._thread.generation is None and isinstance(mask, Tensor) and mask.dim() == 2:
-            run.padding, run.padding_stop = mask.detach().clone(), fed + queries
-        step = Step(run, module, fed, queries, run.forwards)
-        step.cache, step.cache_grows = cache, _grows(cache)
+        linked = self._links.run_of(cache)
+        fed = length_of(cache, linked) if self._anatomy.tells_length else None
+        step = Step(batch, module, queries)
+        step.ids = None if ids is None else ids.detach().reshape(batch, queries).clone()
+        step.cache, step.cache_grows = cache, grows(cache)
         step.all_rows = not isinstance(inputs.get("logits_to_keep"), Tensor)
-        step.may_be_reordered = run.forwards > 0 and self._thread.generation is None
-        self._thread.step = step
+        step.inputs = {name: inputs.get(name) for name in ("attention_mask", "token_type_ids")}
+        if self._anatomy.encoder is not None:
+            mask = thread.given.get("decoder_attention_mask", inputs.get("attention_mask"))
+            step.inputs["attention_mask"] = mask
+        thread.step = step
+        if fed is not None:
+            self._locate(step, fed, linked)
 
-    def forward_ends(self, module: nn.Module, output: Any) -> None:
-        """It ended, with this output or, after an exception, with None."""
-        step = self._thread.step
-        if step is None:
-            return
-        if module is not step.module:
-            step.hidden, step.decoder = _hidden(output), module
-            return
-        self._thread.step = None
-        if output is None:
-            return
-        for call in step.calls:
-            step.see(*call, self._settings)
+    def _place_step(self, step: Step, call: Call) -> None:
+        """Find out from its first attention how many positions a model with a cache of its own had been fed."""
+        newest = self._thread.newest
+        fed = max(0, call.keys - step.queries)
+        fits = newest is not None and newest.batch == step.batch and newest.stop == fed
+        self._locate(step, fed if fits else 0, newest if fed and fits else None)
+
+    def _locate(self, step: Step, fed: int, linked: Run | None) -> None:
+        """Give a step its run and its first position."""
+        thread = self._thread
+        generation = thread.generation
+        run = self._run_for(step.batch, linked, fed)
+        step.locate(run, fed)
+        thread.newest = run
+        if run.encoder is None:
+            run.encoder = self._encoder_of(thread.given, generation)
+        resolve(run, fed, step.ids, generation, self._settings.top_k)
+        if generation is not None and generation.beams is not None:
+            step.cache_grows, step.shuffled, step.fresh = False, True, run.stop
+        first = max(fed, step.fresh)
+        if step.ids is not None:
+            run.ids.append((first, step.ids[:, first - fed :]))
+        mask = step.inputs.get("attention_mask")
+        if generation is None and isinstance(mask, Tensor) and mask.dim() == 2 and len(mask) == step.batch:
+            run.padding, run.padding_stop = mask.detach().clone(), fed + step.queries
+        segments = step.inputs.get("token_type_ids")
+        if isinstance(segments, Tensor) and segments.dim() == 2 and not run.forwards:
+            run.segments = segments.detach().clone()
+        step.may_be_reordered = run.forwards > 0 and generation is None
+
+    def _end_step(self, step: Step, output: Any) -> None:
+        if step.unplaced:
+            newest = self._thread.newest if self._thread.generation is not None else None
+            self._locate(step, 0, newest)
+        step.finish(self._settings)
         run = step.run
         run.forwards += 1
         run.stop = step.fed + step.queries
         if run.forwards == 1:
             run.prompt_stop = run.stop
             self._check_layers(step)
-        self._link(_cache_of(output) or step.cache, run)
-        self._keep_distributions(step, output)
+        self._links.link(cache_of(output) or step.cache, run)
+        keep_distributions(self._anatomy.model, step, output, self._thread.generation, self._settings.top_k)
 
-    def see_attention(
-        self,
-        module: nn.Module,
-        implementation: str,
-        inputs: tuple[Tensor, Tensor, Tensor, Any],
-        options: dict[str, Any],
-        output: Tensor,
-    ) -> None:
-        """Record one kernel call; the interface tap calls this."""
-        step = self._thread.step
-        if step is None:
-            if torch._C._current_graph_task_id() != -1:
-                # Gradient checkpointing computes a layer again while it goes backward.
-                return
+    # Encoders
+
+    def _begin_encoder(self, module: nn.Module, inputs: dict[str, Any]) -> None:
+        ids, given = self._anatomy.text_of(inputs)
+        first = given if given is not None else next((x for x in inputs.values() if isinstance(x, Tensor)), None)
+        if first is None:
             raise CaptureError(
-                f"recording attention of {self._names.get(id(module), type(module).__name__)}",
-                f"it ran outside a forward of {type(self._model).__name__}",
-                "call the model that was given to gentrace.record, not a part of it",
+                f"recording a forward of the encoder {type(module).__name__}",
+                f"no tensor among {sorted(inputs)}",
+                "call the model with its usual inputs",
             )
-        site = self._sites.get(id(module))
-        if site is None:
-            name = self._names.get(id(module), type(module).__name__)
-            site = self._sites[id(module)] = Site(module, name, len(step.sites), self._settings)
-        if step.queries == 1 and step.number:
-            # One row a layer is cheaper to record for all layers in one go, after the forward.
-            step.calls.append((site, implementation, inputs, options, output))
-        else:
-            step.see(site, implementation, inputs, options, output, self._settings)
+        step = Step(len(first), module, 0 if given is None else given.shape[1], encoder=True)
+        run = Run(len(first), 0, self._budget)
+        step.locate(run, 0)
+        if ids is not None:
+            run.ids.append((0, ids.detach().clone()))
+        step.inputs = {"attention_mask": inputs.get("attention_mask")}
+        self._thread.encoder_step = step
+
+    def _end_encoder(self, output: Any) -> None:
+        step, self._thread.encoder_step = self._thread.encoder_step, None
+        hidden = _hidden(output)
+        if step is None or hidden is None:
+            return
+        step.finish(self._settings)
+        run = step.run
+        run.stop = run.prompt_stop = step.queries or hidden.shape[1]
+        run.forwards, run.closed = 1, True
+        mask = step.inputs.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.shape == (run.batch, run.stop):
+            run.padding, run.padding_stop = mask.detach().clone(), run.stop
+        run.flush()
+        self._encoded = [(seen, known) for seen, known in self._encoded if seen() is not None]
+        self._encoded.append((weakref.ref(hidden), run))
+        self._thread.encoder_run = run
+        if self._thread.generation is not None:
+            self._thread.generation.encoder = run
+
+    def _encoder_of(self, given: dict[str, Any], generation: Generation | None) -> Run | None:
+        """The encoder's forward that a decoder looks back at."""
+        if self._anatomy.encoder is None:
+            return None
+        states = _hidden(given.get("encoder_outputs"))
+        if states is None:
+            states = given.get("encoder_hidden_states")
+        for seen, run in self._encoded:
+            if states is not None and seen() is states:
+                return run
+        if generation is not None:
+            return generation.encoder
+        return self._thread.encoder_run if states is None else None
 
     # Generations
 
@@ -148,8 +277,8 @@ class Tracker:
 
     def generation_ends(self, generation: Generation, sequences: Tensor | None) -> None:
         """It ended, with the returned ids or, after an exception, without."""
-        self._thread.generation = None
-        self._thread.step = None
+        thread = self._thread
+        thread.generation, thread.step, thread.encoder_step, thread.stack = None, None, None, []
         run = generation.run
         if run is None:
             return
@@ -164,14 +293,19 @@ class Tracker:
             run.lengths = generation.lengths(sequences)
             # Fewer rows than tokens were fed if the block was left while another thread went on generating.
             run.complete = run.stop >= run.prompt_stop - run.columns + int(run.lengths.max()) - 1
-            self._resolve(run, run.prompt_stop - run.columns, run.sequences, generation)
+            if generation.beams is not None:
+                generation.beams.close(run)
+            else:
+                offset = run.prompt_stop - run.columns
+                resolve(run, offset, run.sequences, generation, self._settings.top_k, whole=True)
+        run.rejected = generation.rejected
         run.pending = None
         self.settle(run)
         run.active, run.closed = False, True
 
     def settle(self, run: Run) -> None:
         """Reduce and copy everything that was put off."""
-        self.read_out(run)
+        reduce_waiting(run, self._settings.top_k)
         run.flush()
 
     # Runs
@@ -200,30 +334,20 @@ class Tracker:
         self.runs.append(run)
         return run
 
-    def _linked(self, cache: Any) -> Run | None:
-        """The run that a cache was filled in."""
-        reference, run = self._caches.get(id(cache), (None, None))
-        return run if reference is not None and reference() is cache else None
-
-    def _link(self, cache: Any, run: Run) -> None:
-        if cache is not None and self._linked(cache) is not run:
-            self._caches[id(cache)] = (weakref.ref(cache), run)
-
     def _check_layers(self, step: Step) -> None:
         """Refuse to go on after the first forward when what was asked for did not show itself."""
         wanted = self._settings.layers
-        found = sorted(step.sites)
-        what = f"recording {type(self._model).__name__}"
-        if not found:
-            seen = [
-                name for name, module in self._model.named_modules() if "attention" in type(module).__name__.lower()
-            ]
+        model = self._anatomy.model
+        what = f"recording {type(model).__name__}"
+        if not step.seen:
             raise AttentionUnavailable(
                 what,
-                f"none of its modules called transformers' attention registry; modules that look like attention: "
-                f"{', '.join(seen[:3]) or 'none'}",
-                "models with attention code of their own, or without attention, are not supported yet",
+                f"no attention was seen in its first forward; modules that look like attention: "
+                f"{', '.join(self._anatomy.suspects()[:3]) or 'none'}",
+                "a kernel that calls neither transformers' registry nor torch's softmax cannot be seen; choose sdpa or "
+                "eager attention",
             )
+        found = sorted(self._sites.numbers())
         if wanted is not None and not wanted <= set(found):
             raise AttentionUnavailable(
                 what,
@@ -231,134 +355,7 @@ class Tracker:
                 "choose among those with layers=",
             )
 
-    # Distributions
-
-    def _resolve(self, run: Run, start: int, ids: Tensor | None, generation: Generation | None = None) -> None:
-        """Reduce the newest logits, now that the token after them is known.
-
-        Args:
-            run: The run.
-            start: Position of the first column of ``ids``.
-            ids: ``[batch, column]`` tokens; None where they are unknown.
-            generation: The generation that just ended, if the thread has left it.
-        """
-        if run.pending is None:
-            return
-        row, logits = run.pending
-        run.pending = None
-        column = row + 1 - start
-        generation = generation or self._thread.generation
-        if ids is not None and 0 <= column < ids.shape[1]:
-            chosen = ids[:, column].to(logits.device)
-        elif generation is not None and generation.run is run and ids is not None:
-            # A step that generate took back after it had stopped.
-            return
-        else:
-            chosen = torch.full((run.batch,), -1, device=logits.device)
-        scores = None
-        if generation is not None:
-            scores, generation.scores = generation.scores, None
-        sampled = scores is not None
-        if generation is not None and generation.samples_raw:
-            scores = None
-        if run.unread and (run.unread[0].scores is None, run.unread[0].sampled) != (scores is None, sampled):
-            self.read_out(run)
-        run.unread.append(Unread(row + 1, logits, chosen, scores, sampled))
-        if len(run.unread) * logits.numel() >= READ_TOGETHER:
-            self.read_out(run)
-
-    def read_out(self, run: Run) -> None:
-        """Reduce the distributions that are waiting, together."""
-        waiting, run.unread = run.unread, []
-        if not waiting:
-            return
-        given = [one.scores for one in waiting if one.scores is not None]
-        readout = read_out(
-            torch.cat([one.logits for one in waiting]),
-            torch.cat([one.chosen for one in waiting]),
-            self._settings.top_k,
-            torch.cat(given) if given else None,
-        )
-        if waiting[0].sampled and not given:
-            readout = replace(readout, sampled_logprob=readout.logprob, top_sampled_logprobs=readout.top_logprobs)
-        for one, part in zip(waiting, split(readout, run.batch), strict=True):
-            run.readouts[one.position] = part
-
-    def _keep_distributions(self, step: Step, output: Any) -> None:
-        run, stop = step.run, step.fed + step.queries
-        logits = self._logits(step, output)
-        if step.fed and step.fed < run.covered:
-            run.covered = step.fed
-        if step.queries > 1 and stop - 1 > run.covered:
-            self._keep_hidden(step, logits)
-        run.covered = max(run.covered, stop)
-        if logits is not None:
-            last = logits[:, -1].detach()
-            # A slice of a prompt's logits would keep all of them alive, and outside of generate they are the user's to
-            # change.
-            copied = logits.shape[1] > 1 or self._thread.generation is None
-            run.pending = stop - 1, last.clone() if copied else last
-
-    def _logits(self, step: Step, output: Any) -> Tensor | None:
-        """``[batch, row, vocab]`` logits over tokens that end with the last row, if the output has them."""
-        logits = getattr(output, "logits", None)
-        if logits is None and isinstance(output, tuple) and step.module is self._model:
-            logits = next((part for part in output if isinstance(part, Tensor) and part.dim() == 3), None)
-        if not isinstance(logits, Tensor) or logits.dim() != 3 or not step.all_rows:
-            return None
-        return logits if logits.shape[-1] >= self._model.config.get_text_config().vocab_size else None
-
-    def _keep_hidden(self, step: Step, logits: Tensor | None) -> None:
-        run = step.run
-        if step.hidden is not None and step.hidden.shape[1] == step.queries and logits is not None:
-            first = max(step.fed, run.covered)
-            run.hidden.append((first, step.hidden[:, first - step.fed :].detach().clone()))
-            if run.head is None:
-                run.head = OutputHead(step.module, step.decoder) if step.decoder is not None else None
-        elif logits is not None and logits.shape[1] == step.queries and run.ids:
-            start, ids = run.ids[-1]
-            for row in range(step.queries - 1):
-                run.readouts[start + row + 1] = read_out(logits[:, row], ids[:, row + 1], self._settings.top_k)
-
-
-def _length(cache: Any, linked: Run | None) -> int:
-    """Positions that a cache holds.
-
-    Raises:
-        UnsupportedModel: If its keys change while they are kept.
-    """
-    if cache is None:
-        return 0
-    if linked is None and any(isinstance(layer, BaseQuantizedLayer) for layer in getattr(cache, "layers", ())):
-        raise UnsupportedModel(
-            "recording with a quantized cache", "its keys change after they are cached", "use a dynamic or static cache"
-        )
-    try:
-        length = cache.get_seq_length()
-    except ValueError as error:
-        raise UnsupportedModel(
-            "recording a model's cache",
-            f"{type(cache).__name__} holds no attention layer: {error}",
-            "there is no attention",
-        ) from error
-    if isinstance(length, Tensor):
-        # Reading a length off the device would wait for it; what was fed since is known here.
-        on_host = length.device.type == "cpu" or linked is None
-        return int(length) if on_host else linked.stop  # type: ignore[union-attr]
-    return int(length)
-
 
 def _hidden(output: Any) -> Tensor | None:
     hidden = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", None)
     return hidden if isinstance(hidden, Tensor) and hidden.dim() == 3 else None
-
-
-def _grows(cache: Any) -> bool:
-    """Whether a cache makes new keys at every step instead of writing into those that it has."""
-    return isinstance(cache, Cache) and not any(isinstance(layer, StaticLayer) for layer in cache.layers)
-
-
-def _cache_of(output: Any) -> Cache | None:
-    """The cache that a forward hands back."""
-    parts = output if isinstance(output, tuple) else (getattr(output, "past_key_values", None),)
-    return next((part for part in parts if isinstance(part, Cache)), None)

@@ -109,7 +109,7 @@ def unmasked(landing: Landing, *, causal: bool, window: int | None = None, align
         aligned_left: Whether a causal kernel aligns its triangle to the first key instead of to the last.
     """
     position = torch.arange(landing.query_start, landing.query_stop)
-    stop = torch.full_like(position, landing.query_stop)
+    stop = torch.full_like(position, landing.key_stop)
     if causal:
         stop = position + 1 if not aligned_left else torch.arange(landing.queries) + landing.key_start + 1
     start = torch.full_like(position, landing.key_start)
@@ -131,6 +131,7 @@ def read_mask(mask: Tensor, landing: Landing) -> FragmentMask:
     Raises:
         UnsupportedModel: If heads see different keys, or a row sees a key that stands for no token.
     """
+    mask = mask.expand(-1, -1, landing.queries, -1)
     surplus = mask[..., landing.keys :]
     if surplus.numel() and bool(_open(surplus).any()):
         raise UnsupportedModel(

@@ -17,9 +17,11 @@ class Landing:
     query_start: int
     """Position of the first query row."""
     query_stop: int
-    """One past the last query row; also one past the newest key, since a fragment's queries are its newest tokens."""
+    """One past the last query row."""
     key_start: int
     """Position of the fragment's key column 0; above 0 when a sliding cache has forgotten the oldest keys."""
+    key_stop: int
+    """One past the newest key. In self-attention that is ``query_stop``, since the queries are the newest tokens."""
     copy_start: int
     """Position of the first key that is not yet known and has to be copied."""
 
@@ -31,7 +33,7 @@ class Landing:
     @property
     def keys(self) -> int:
         """Number of key columns that hold real tokens; columns after them are unused capacity."""
-        return self.query_stop - self.key_start
+        return self.key_stop - self.key_start
 
 
 def plan_landing(*, fed: int, queries: int, keys: int, known: int) -> Landing:
@@ -59,4 +61,15 @@ def plan_landing(*, fed: int, queries: int, keys: int, known: int) -> Landing:
         )
     stop = fed + queries
     key_start = max(0, stop - keys)
-    return Landing(fed, stop, key_start, max(key_start, min(known, fed)))
+    return Landing(fed, stop, key_start, stop, max(key_start, min(known, fed)))
+
+
+def plan_cross(*, fed: int, queries: int, keys: int) -> Landing:
+    """Decide where a fragment of cross-attention lands: its keys are the encoder's, all of them, at every step.
+
+    Args:
+        fed: Position of the first query.
+        queries: Query rows in the fragment.
+        keys: Encoder positions.
+    """
+    return Landing(fed, fed + queries, 0, keys, 0)

@@ -1,7 +1,7 @@
 """What a trace says about the layers, the run and its own exactness."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["self", "cross", "encoder"]
@@ -22,9 +22,9 @@ class LayerInfo:
     kv_heads: int
     """Key/value heads; each serves ``heads / kv_heads`` query heads."""
     head_dim: int
-    """Components of a query or key vector."""
+    """Components of a query or key vector; 0 where only scores were seen."""
     scale: float
-    """Factor on query · key."""
+    """Factor on query · key; 1 where only scores were seen."""
     softcap: float | None
     """Bound of the tanh on scores, if the layer has one."""
     window: int | None
@@ -32,7 +32,7 @@ class LayerInfo:
     sinks: tuple[float, ...] | None
     """[head] logits of learned attention sinks, if the layer has them."""
     source: str
-    """The tap that saw it."""
+    """The tap that saw it; with "scores only" where it saw what entered softmax, but no queries and keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,16 @@ class Fidelity:
     """Per layer number."""
     tolerance: float
     """Error above which a ``FidelityWarning`` is given, for the dtype the model ran in."""
+    cross: Mapping[int, LayerFidelity] = field(default_factory=dict)
+    """Per layer number, of cross-attention."""
+    encoder: Mapping[int, LayerFidelity] = field(default_factory=dict)
+    """Per layer number, of the encoder."""
 
     @property
     def error(self) -> float:
         """Largest error of any layer; NaN if nothing was checked."""
-        errors = [layer.error for layer in self.layers.values() if layer.rows]
+        kinds = self.layers, self.cross, self.encoder
+        errors = [layer.error for kind in kinds for layer in kind.values() if layer.rows]
         return max(errors) if errors else float("nan")
 
 

@@ -48,6 +48,10 @@ class Trace:
     """The tensors."""
     read_tokens: Callable[[], Tokens]
     """Makes the tokens; called once, when they are first asked for."""
+    encoder_length: int = 0
+    """Positions of the encoder that cross-attention looks at; 0 for a model without one."""
+    read_encoder_tokens: Callable[[], Tokens] | None = None
+    """Makes the encoder's tokens."""
 
     def __repr__(self) -> str:
         state = "" if self.meta.complete else ", cut short"
@@ -61,6 +65,19 @@ class Trace:
         """
         return self.read_tokens()
 
+    @cached_property
+    def encoder_tokens(self) -> Tokens | None:
+        """The encoder's input, whose probabilities are unknown (NaN); None for a model without an encoder.
+
+        Ids are −1 where the encoder's positions are no tokens, such as frames of audio.
+        """
+        return None if self.read_encoder_tokens is None else self.read_encoder_tokens()
+
+    @cached_property
+    def segments(self) -> Tensor | None:
+        """``[position]`` the sentence that each token belongs to, if ``token_type_ids`` were given."""
+        return self.store.tensor("segments") if "segments" in set(self.store.names()) else None
+
     def attention(self, layer: int, head: int | None = None, *, kind: Kind = "self") -> Matrices | Matrix:
         """Attention weights.
 
@@ -71,7 +88,7 @@ class Trace:
 
         Returns:
             float32 ``[head, query, key]``, or ``[query, key]`` for one head: 0 where masked, NaN in rows that were
-            never seen.
+            never seen. Keys of cross-attention are the encoder's positions; those are also the queries of "encoder".
 
         Raises:
             AttentionUnavailable: If the layer was not recorded or has no such head.
@@ -103,12 +120,20 @@ class Trace:
         return scores if head is None else scores[0]
 
     def queries(self, layer: int, *, kind: Kind = "self") -> Queries:
-        """Queries as they entered the kernel, ``[head, query, dim]`` in the model's dtype."""
-        return self._tensor(self.layer(layer, kind), "queries")
+        """Queries as they entered the kernel, ``[head, query, dim]`` in the model's dtype.
+
+        Raises:
+            AttentionUnavailable: If the layer was not recorded, or only its scores were seen.
+        """
+        return self._vectors(self.layer(layer, kind), "queries")
 
     def keys(self, layer: int, *, kind: Kind = "self") -> Keys:
-        """Keys as they entered the kernel, ``[kv_head, key, dim]`` in the model's dtype."""
-        return self._tensor(self.layer(layer, kind), "keys")
+        """Keys as they entered the kernel, ``[kv_head, key, dim]`` in the model's dtype.
+
+        Raises:
+            AttentionUnavailable: If the layer was not recorded, or only its scores were seen.
+        """
+        return self._vectors(self.layer(layer, kind), "keys")
 
     def values(self, layer: int, *, kind: Kind = "self") -> Values:
         """Values as they entered the kernel, ``[kv_head, key, value_dim]`` in the model's dtype.
@@ -117,6 +142,7 @@ class Trace:
             AttentionUnavailable: If the recording was made without ``values=True``.
         """
         info = self.layer(layer, kind)
+        self._vectors(info, "keys")
         if self._name(info, "values") not in set(self.store.names()):
             raise AttentionUnavailable(
                 f"reading the values of layer {layer}", "they were not recorded", "record with values=True"
@@ -140,13 +166,16 @@ class Trace:
         """
         info = self.layer(layer, kind)
         self._check_head(info, head)
-        if not 0 <= query < self.length:
+        count = self._counts(info)[0]
+        if not 0 <= query < count:
             raise AttentionUnavailable(
                 f"reading row {query} of layer {layer}",
-                f"the trace has rows 0 … {self.length - 1}",
+                f"the trace has rows 0 … {count - 1}",
                 "choose one of them",
             )
         rows = slice(query, query + 1)
+        if self._scores_only(info):
+            return self._terms_of_scores(info, head, query)
         queries, keys, bias = self._parts(info, head)
         rule, queries = self._rule(info, head), queries[:, rows]
         bias_row = None if bias is None else bias[:, rows]
@@ -209,6 +238,41 @@ class Trace:
     def _name(self, info: LayerInfo, what: str) -> str:
         return f"layers.{info.index}.{info.kind}.{what}"
 
+    def _counts(self, info: LayerInfo) -> tuple[int, int]:
+        """Queries and keys of a layer."""
+        return (
+            self.encoder_length if info.kind == "encoder" else self.length,
+            self.length if info.kind == "self" else self.encoder_length,
+        )
+
+    def _scores_only(self, info: LayerInfo) -> bool:
+        return self._name(info, "scores") in set(self.store.names())
+
+    def _vectors(self, info: LayerInfo, what: str) -> Tensor:
+        if self._scores_only(info):
+            raise AttentionUnavailable(
+                f"reading the {what} of layer {info.index}",
+                f"{info.name} computes attention by itself, and only the scores that entered its softmax were seen",
+                "use scores() or attention()",
+            )
+        return self._tensor(info, what)
+
+    def _terms_of_scores(self, info: LayerInfo, head: int, query: int) -> ScoreTerms:
+        """The terms of a row of which only the finished scores are known."""
+        score = self.store.slab(self._name(info, "scores"), head)[query].float()
+        unknown = torch.full_like(score, torch.nan)
+        return ScoreTerms(
+            dot=unknown,
+            scale=info.scale,
+            bias=unknown,
+            softcap=info.softcap,
+            visible=score > -torch.inf,
+            score=score,
+            sink=None,
+            logsumexp=float(score.logsumexp(-1)),
+            weight=weights_from(score[None, None])[0, 0],
+        )
+
     def _tensor(self, info: LayerInfo, what: str) -> Tensor:
         return self.store.tensor(self._name(info, what))
 
@@ -242,13 +306,19 @@ class Trace:
         return queries, keys, self.store.slab(bias_name, 0 if shared else head)[None]
 
     def _visible(self, info: LayerInfo, queries: slice = slice(None)) -> Tensor:
-        return self._mask(info).dense(self.length, queries)
+        return self._mask(info).dense(self._counts(info)[1], queries)
 
     def _mask(self, info: LayerInfo) -> VisibleKeys:
         prefix = f"masks.{self.masks[info.index, info.kind]}"
         return VisibleKeys(*(self.store.tensor(f"{prefix}.{part}") for part in ("start", "stop", "rows", "bits")))
 
     def _all_scores(self, info: LayerInfo, head: int | None) -> Matrices:
+        if self._scores_only(info):
+            name = self._name(info, "scores")
+            if head is None:
+                return self.store.tensor(name).float().clone()
+            self._check_head(info, head)
+            return self.store.slab(name, head)[None].float().clone()
         queries, keys, bias = self._parts(info, head)
         return scores_from(queries, keys, self._visible(info), self._rule(info, head), bias)
 

@@ -6,15 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
-    BertConfig,
-    BertModel,
-    BloomConfig,
-    BloomForCausalLM,
     PreTrainedModel,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
@@ -97,7 +91,10 @@ def interrupted_in_a_layer(model: PreTrainedModel) -> None:
         (interrupted(Stop), Stop),
         (interrupted(KeyboardInterrupt), KeyboardInterrupt),
         (interrupted_in_a_layer, Stop),
-        (lambda model: model.generate(prompt(5), num_beams=2, max_new_tokens=2), gentrace.UnsupportedModel),
+        (
+            lambda model: model.generate(prompt(5), max_new_tokens=2, cache_implementation="quantized"),
+            gentrace.UnsupportedModel,
+        ),
     ],
     ids=["generate", "forward", "exception", "ctrl-c", "exception-in-a-layer", "refused"],
 )
@@ -271,12 +268,7 @@ def test_a_hook_or_method_of_the_users_own_survives() -> None:
 @pytest.mark.parametrize(
     ("options", "meaning"),
     [
-        ({"num_beams": 3}, "beam search"),
-        ({"num_beams": 3, "do_sample": True}, "beam sample"),
-        ({"prompt_lookup_num_tokens": 2}, "prompt-lookup"),
-        ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive"),
-        ({"guidance_scale": 1.5}, "classifier-free guidance"),
-        ({"custom_generate": lambda model, **_: None}, "custom generation"),
+        ({"cache_implementation": "quantized"}, "quantized"),
     ],
 )
 def test_what_is_not_supported_yet_is_refused_before_generating(options: dict[str, Any], meaning: str) -> None:
@@ -286,31 +278,6 @@ def test_what_is_not_supported_yet_is_refused_before_generating(options: dict[st
     with pytest.raises(gentrace.UnsupportedModel, match=meaning), gentrace.record(model):
         model.generate(prompt(4), max_new_tokens=3, **options)
     assert not forwards
-
-
-def test_an_assistant_is_refused() -> None:
-    model, assistant = tiny("llama"), tiny("llama", seed=1)
-    with pytest.raises(gentrace.UnsupportedModel, match="assisted"), gentrace.record(model):
-        model.generate(prompt(4), max_new_tokens=3, assistant_model=assistant)
-
-
-def test_models_without_a_visible_decoder_are_refused() -> None:
-    t5 = T5ForConditionalGeneration(T5Config(d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=50))
-    with pytest.raises(gentrace.UnsupportedModel, match="encoder-decoder"):
-        gentrace.record(t5)
-    with pytest.raises(gentrace.UnsupportedModel, match="no Hugging Face model"):
-        gentrace.record(nn.Linear(2, 2))
-    bert = BertModel(
-        BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=50)
-    ).eval()
-    with pytest.raises(gentrace.UnsupportedModel, match="not causal self-attention"), gentrace.record(bert):
-        bert(prompt(4) % 50)
-    bloom = BloomForCausalLM(BloomConfig(hidden_size=16, n_layer=1, n_head=2, vocab_size=100)).eval()
-    with (
-        pytest.raises(gentrace.AttentionUnavailable, match=r"transformer\.h\.0\.self_attention"),
-        gentrace.record(bloom),
-    ):
-        bloom.generate(prompt(4), max_new_tokens=2)
 
 
 def test_empty_recordings_and_unknown_layers_say_so() -> None:

@@ -43,22 +43,22 @@ def test_runs() -> None:
 def test_an_additive_mask_gives_up_its_bias() -> None:
     low = torch.finfo(torch.float16).min
     mask = torch.tensor([[[[0.5, low, -torch.inf], [0.0, -2.0, low]]]], dtype=torch.float16)
-    read = read_mask(mask, Landing(1, 3, 0, 1))
+    read = read_mask(mask, Landing(1, 3, 0, 3, 1))
     assert read.stop.tolist() == [[1, 2]]
     assert read.bias is not None
     assert read.bias.tolist() == [[[[0.5, 0.0, 0.0], [0.0, -2.0, 0.0]]]]
-    assert read_mask(torch.tensor([[[[0.0, low]]]], dtype=torch.float16), Landing(1, 2, 0, 1)).bias is None
+    assert read_mask(torch.tensor([[[[0.0, low]]]], dtype=torch.float16), Landing(1, 2, 0, 2, 1)).bias is None
 
 
 def test_keys_that_are_no_tokens_are_refused() -> None:
     hidden = torch.tensor([[[[True, True, False]]]])
-    assert read_mask(hidden, Landing(1, 2, 0, 1)).stop.tolist() == [[2]]
+    assert read_mask(hidden, Landing(1, 2, 0, 2, 1)).stop.tolist() == [[2]]
     with pytest.raises(UnsupportedModel, match="3 keys for 2 tokens"):
-        read_mask(~hidden, Landing(1, 2, 0, 1))
+        read_mask(~hidden, Landing(1, 2, 0, 2, 1))
 
 
 def test_kernels_without_a_mask() -> None:
-    landing = Landing(4, 6, 1, 4)
+    landing = Landing(4, 6, 1, 6, 4)
     assert unmasked(landing, causal=True).stop.tolist() == [[5, 6]]
     assert unmasked(landing, causal=False).stop.tolist() == [[6, 6]]
     assert unmasked(landing, causal=True, window=2).start.tolist() == [[3, 4]]
@@ -67,7 +67,7 @@ def test_kernels_without_a_mask() -> None:
 
 def test_heads_that_see_different_keys_are_refused() -> None:
     mask = torch.ones(1, 2, 3, 3).tril().bool()
-    assert read_mask(mask, Landing(0, 3, 0, 0)).stop.tolist() == [[1, 2, 3]]
+    assert read_mask(mask, Landing(0, 3, 0, 3, 0)).stop.tolist() == [[1, 2, 3]]
     mask[0, 1, 2, 0] = False
     with pytest.raises(UnsupportedModel, match="2 heads see different keys"):
-        read_mask(mask, Landing(0, 3, 0, 0))
+        read_mask(mask, Landing(0, 3, 0, 3, 0))

@@ -18,17 +18,17 @@ RULE = ScoreRule(scale=0.3)
     ("case", "expected"),
     [
         # FACTS.md's table: five prompt tokens, then one at a time.
-        ({"fed": 0, "queries": 5, "keys": 5, "known": 0}, Landing(0, 5, 0, 0)),
-        ({"fed": 5, "queries": 1, "keys": 6, "known": 5}, Landing(5, 6, 0, 5)),
+        ({"fed": 0, "queries": 5, "keys": 5, "known": 0}, Landing(0, 5, 0, 5, 0)),
+        ({"fed": 5, "queries": 1, "keys": 6, "known": 5}, Landing(5, 6, 0, 6, 5)),
         # A static cache shows its whole capacity.
-        ({"fed": 5, "queries": 1, "keys": 9, "known": 5}, Landing(5, 6, 0, 5)),
+        ({"fed": 5, "queries": 1, "keys": 9, "known": 5}, Landing(5, 6, 0, 6, 5)),
         # Without a cache everything is computed again.
-        ({"fed": 0, "queries": 6, "keys": 6, "known": 5}, Landing(0, 6, 0, 0)),
+        ({"fed": 0, "queries": 6, "keys": 6, "known": 5}, Landing(0, 6, 0, 6, 0)),
         # A sliding cache shows the newest keys.
-        ({"fed": 6, "queries": 1, "keys": 4, "known": 6}, Landing(6, 7, 3, 6)),
+        ({"fed": 6, "queries": 1, "keys": 4, "known": 6}, Landing(6, 7, 3, 7, 6)),
         # A cache that was filled before recording began.
-        ({"fed": 6, "queries": 2, "keys": 8, "known": 0}, Landing(6, 8, 0, 0)),
-        ({"fed": 6, "queries": 2, "keys": 5, "known": 0}, Landing(6, 8, 3, 3)),
+        ({"fed": 6, "queries": 2, "keys": 8, "known": 0}, Landing(6, 8, 0, 8, 0)),
+        ({"fed": 6, "queries": 2, "keys": 5, "known": 0}, Landing(6, 8, 3, 8, 3)),
     ],
 )
 def test_landing(case: dict[str, int], expected: Landing) -> None:

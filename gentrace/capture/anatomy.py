@@ -1,0 +1,72 @@
+"""A model's parts, as far as recording needs to know them: what is its encoder, what is its text, what is beside it."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gentrace.errors import UnsupportedModel
+
+
+class Anatomy:
+    """One model and its parts."""
+
+    def __init__(self, given: Any) -> None:
+        """Look at the model.
+
+        Args:
+            given: What the user wants recorded: a Hugging Face model, a module around one, or any other module.
+
+        Raises:
+            UnsupportedModel: If it is no module at all.
+        """
+        if not isinstance(given, nn.Module):
+            raise UnsupportedModel(
+                f"recording {type(given).__name__}", "it is no torch module", "give the model that you generate with"
+            )
+        found = next((module for module in given.modules() if isinstance(module, PreTrainedModel)), None)
+        self.model: nn.Module = found if found is not None else given
+        self.tells_length = found is not None
+        """Whether its caches say how many positions they hold."""
+        self.encoder: nn.Module | None = None
+        if found is not None and found.config.is_encoder_decoder:
+            encoder = found.get_encoder()
+            self.encoder = encoder if isinstance(encoder, nn.Module) and encoder is not found else None
+
+    def models(self) -> list[nn.Module]:
+        """The models inside, the whole one first: those whose forwards have to be told apart."""
+        inside = [module for module in self.model.modules() if isinstance(module, PreTrainedModel)]
+        parts = [self.model, *inside, *([] if self.encoder is None else [self.encoder, *self._decoders()])]
+        return list({id(module): module for module in parts}.values())
+
+    def wraps_encoder(self, module: nn.Module) -> bool:
+        """Whether a model contains the encoder, so that its decoder is still to come."""
+        return self.encoder is not None and any(part is self.encoder for part in module.modules())
+
+    def is_foreign(self, module: nn.Module) -> bool:
+        """Whether a model inside works on something else than the text, such as images."""
+        config = getattr(module, "config", None)
+        whole = getattr(self.model, "config", None)
+        if config is None or whole is None:
+            return False
+        return type(config) not in (type(whole), type(whole.get_text_config(decoder=True)))
+
+    def text_of(self, inputs: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+        """Token ids, if there are any, and the tensor whose first axes are batch and position."""
+        ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+        if ids is not None:
+            return (ids if isinstance(ids, Tensor) else None), ids
+        if embeds is not None or self.tells_length:
+            return None, embeds
+        for value in inputs.values():
+            if isinstance(value, Tensor) and value.dim() in (1, 2, 3):
+                return (value, value) if not value.is_floating_point() and value.dim() < 3 else (None, value)
+        return None, None
+
+    def suspects(self) -> list[str]:
+        """Names of modules that look like attention."""
+        return [name for name, module in self.model.named_modules() if "attention" in type(module).__name__.lower()]
+
+    def _decoders(self) -> list[nn.Module]:
+        decoder = self.model.get_decoder() if isinstance(self.model, PreTrainedModel) else None
+        return [decoder] if isinstance(decoder, nn.Module) else []

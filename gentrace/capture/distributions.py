@@ -1,0 +1,179 @@
+"""From a forward's output to probabilities: logits wait one step for the token that follows, then they are reduced."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gentrace.capture.decoding import Generation
+from gentrace.capture.probabilities import OutputHead, read_out, split
+from gentrace.capture.run import Rejected, Run, Unread
+from gentrace.capture.step import Step
+
+READ_TOGETHER = 400_000
+"""Logits that are reduced at once: several steps of a small vocabulary, one of a large batch."""
+
+
+def keep_distributions(model: nn.Module, step: Step, output: Any, generation: Generation | None, top_k: int) -> None:
+    """Keep a forward's newest logits until their token is known, and what the prompt's can be computed from.
+
+    Args:
+        model: The recorded model.
+        step: The forward that just ended.
+        output: What it returned.
+        generation: The generation it belongs to, if any.
+        top_k: Alternatives to keep.
+    """
+    run, stop = step.run, step.fed + step.queries
+    logits = _logits(model, step, output)
+    if step.fed and step.fed < run.covered:
+        run.covered = step.fed
+    if step.queries > 1 and stop - 1 > run.covered:
+        _keep_hidden(step, logits, top_k)
+    run.covered = max(run.covered, stop)
+    if logits is None:
+        return
+    rows = 1
+    if generation is not None and generation.drafts:
+        rows = min(logits.shape[1], max(1, stop - generation.columns + 1), step.queries)
+    last = logits[:, -rows:].detach()
+    # A slice of a prompt's logits would keep all of them alive, and outside of generate they are the user's to change.
+    # Generation writes processed scores into the logits of several drafts.
+    copied = logits.shape[1] > 1 or generation is None or generation.drafts
+    run.pending = stop - rows, last.clone() if copied else last
+
+
+def resolve(
+    run: Run, start: int, ids: Tensor | None, generation: Generation | None, top_k: int, *, whole: bool = False
+) -> None:
+    """Line the newest logits up with the tokens that followed, now that they are known.
+
+    Args:
+        run: The run.
+        start: Position of the first column of ``ids``; tokens before it are those that were fed.
+        ids: ``[batch, column]`` tokens; None where they are unknown.
+        generation: The generation that the logits belong to, if any.
+        top_k: Alternatives to keep.
+        whole: Whether ``ids`` are the whole text, and not what the next forward is given.
+    """
+    if run.pending is None:
+        return
+    first, logits = run.pending
+    run.pending = None
+    rows = logits.shape[1]
+    given = [] if generation is None else generation.take_scores(rows)
+    for index in range(rows):
+        position = first + index + 1
+        if rows > 1 and not whole and position > start:
+            # Drafts before this row were rejected, so it belongs to another text.
+            break
+        chosen = _token_at(run, position, start, ids)
+        if chosen is None:
+            if ids is not None and generation is not None and generation.run is run:
+                # A step that generate took back after it had stopped.
+                continue
+            chosen = torch.full((run.batch,), -1)
+        scores = given[index] if given else None
+        _add(run, position, logits[:, index], chosen.to(logits.device), scores, generation, top_k)
+    if rows > 1 and ids is not None and generation is not None:
+        kept = start + ids.shape[1] if whole else start + 1
+        generation.rejected += _rejected(run, first, logits, kept - 1, ids[:, kept - 1 - start])
+
+
+def _rejected(run: Run, first: int, logits: Tensor, position: int, token: Tensor) -> list[Rejected]:
+    """Drafts from ``position`` on, where ``token [batch]`` took the first one's place."""
+    if not run.ids:
+        return []
+    start, fed = run.ids[-1]
+    found = []
+    for place in range(max(position, first + 1), start + fed.shape[1]):
+        drafted = fed[0, place - start]
+        if place == position and bool(drafted == token[0]):
+            break
+        logprob = logits[0, place - 1 - first].float().log_softmax(-1)[drafted]
+        found.append(Rejected(place, drafted, logprob))
+    return found
+
+
+def _token_at(run: Run, position: int, start: int, ids: Tensor | None) -> Tensor | None:
+    """``[batch]`` the token at a position: among new ids, or among those that were fed before them."""
+    if ids is not None and 0 <= position - start < ids.shape[1]:
+        return ids[:, position - start]
+    if position < start:
+        for first, fed in reversed(run.ids):
+            if first <= position < first + fed.shape[1]:
+                return fed[:, position - first]
+    return None
+
+
+def _add(
+    run: Run,
+    position: int,
+    logits: Tensor,
+    chosen: Tensor,
+    scores: Tensor | None,
+    generation: Generation | None,
+    top_k: int,
+) -> None:
+    sampled = scores is not None
+    if generation is not None and generation.samples_raw:
+        scores = None
+    if run.unread and (run.unread[0].scores is None, run.unread[0].sampled) != (scores is None, sampled):
+        reduce_waiting(run, top_k)
+    run.unread.append(Unread(position, logits, chosen, scores, sampled))
+    if len(run.unread) * logits.numel() >= READ_TOGETHER:
+        reduce_waiting(run, top_k)
+
+
+def reduce_waiting(run: Run, top_k: int) -> None:
+    """Reduce the distributions that are waiting, together."""
+    waiting, run.unread = run.unread, []
+    if not waiting:
+        return
+    given = [one.scores for one in waiting if one.scores is not None]
+    readout = read_out(
+        torch.cat([one.logits for one in waiting]),
+        torch.cat([one.chosen for one in waiting]),
+        top_k,
+        torch.cat(given) if given else None,
+    )
+    if waiting[0].sampled and not given:
+        readout = replace(readout, sampled_logprob=readout.logprob, top_sampled_logprobs=readout.top_logprobs)
+    for one, part in zip(waiting, split(readout, run.batch), strict=True):
+        run.readouts[one.position] = part
+
+
+def _logits(model: nn.Module, step: Step, output: Any) -> Tensor | None:
+    """``[batch, row, vocab]`` logits over tokens that end with the last row, if the output has them."""
+    if not _predicts_next(model) or step.encoder:
+        return None
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if logits is None and isinstance(output, tuple) and step.module is model:
+        logits = next((part for part in output if isinstance(part, Tensor) and part.dim() == 3), None)
+    if not isinstance(logits, Tensor) or logits.dim() != 3 or not step.all_rows or not logits.is_floating_point():
+        return None
+    if not isinstance(model, PreTrainedModel):
+        return logits if logits.shape[1] in (1, step.queries) and logits.shape[0] == step.run.batch else None
+    return logits if logits.shape[-1] >= model.config.get_text_config(decoder=True).vocab_size else None
+
+
+def _predicts_next(model: nn.Module) -> bool:
+    """Whether logits are about the next token; a masked language model's are about the row's own."""
+    return model.can_generate() if isinstance(model, PreTrainedModel) else True
+
+
+def _keep_hidden(step: Step, logits: Tensor | None, top_k: int) -> None:
+    run = step.run
+    if logits is None:
+        return
+    if step.hidden is not None and step.hidden.shape[1] == step.queries:
+        first = max(step.fed, run.covered)
+        run.hidden.append((first, step.hidden[:, first - step.fed :].detach().clone()))
+        if run.head is None:
+            run.head = OutputHead(step.module, step.decoder) if step.decoder is not None else None
+    elif logits.shape[1] == step.queries and run.ids:
+        start, ids = run.ids[-1]
+        for row in range(step.queries - 1):
+            run.readouts[start + row + 1] = read_out(logits[:, row].detach(), ids[:, row + 1], top_k)

@@ -1,0 +1,111 @@
+"""What a kernel was given: its mask in any of the forms that kernels take, and what it says about the layer."""
+
+from typing import Any
+
+from torch import Tensor
+
+from gentrace.capture.calls import VectorCall
+from gentrace.capture.layers import Patches, Rows, VectorLayer
+from gentrace.capture.run import Run
+from gentrace.capture.sites import Settings, Site
+from gentrace.errors import UnsupportedModel
+from gentrace.stitch.mask import FragmentMask, read_mask
+from gentrace.stitch.plan import Landing
+from gentrace.trace.info import LayerInfo
+
+
+def begin_layer(run: Run, site: Site, call: VectorCall, fed: int, settings: Settings) -> VectorLayer:
+    """Make room for a layer that shows itself for the first time.
+
+    Args:
+        run: The run it belongs to.
+        site: Which attention it is.
+        call: Its first call.
+        fed: Position of the call's first query.
+        settings: What to keep.
+
+    Raises:
+        UnsupportedModel: If queries and keys do not fit together, or the cache is paged.
+        CaptureBudgetError: If the buffers would take more than the budget.
+    """
+    query, key, value, options = call.query, call.key, call.value, call.options
+    if query.shape[-1] != key.shape[-1] or query.shape[1] % key.shape[1]:
+        raise UnsupportedModel(
+            f"recording attention of {site.name} ({type(site.module).__name__})",
+            f"queries {tuple(query.shape)} and keys {tuple(key.shape)}, which have no dot product",
+            "exclude the layer with layers=",
+        )
+    if options.get("cache") is not None:
+        raise UnsupportedModel(
+            f"recording attention of {site.name}", "a paged cache (continuous batching)", "use generate without it"
+        )
+    sinks = options.get("s_aux")
+    sinks = getattr(site.module, "sinks", None) if sinks is None else sinks
+    scale = options.get("scaling")
+    window = options.get("sliding_window")
+    window = getattr(site.module, "sliding_window", None) if window is None else window
+    info = LayerInfo(
+        index=site.number,
+        name=site.name,
+        kind=site.kind,
+        heads=query.shape[1],
+        kv_heads=key.shape[1],
+        head_dim=query.shape[3],
+        scale=float(query.shape[3] ** -0.5 if scale is None else scale),
+        softcap=options.get("softcap"),
+        window=window if isinstance(window, int) and window > 0 and site.kind == "self" else None,
+        # Read when the run is finished: reading values here would wait for the device.
+        sinks=None,
+        source=call.source,
+    )
+    if site.kind == "cross":
+        rows, columns = run.reserve(query, fed), Rows(key, key.shape[2], run.charge)
+        values = Rows(value, value.shape[2], run.charge) if settings.values else None
+    else:
+        first = max(0, fed + query.shape[2] - key.shape[2])
+        rows, columns = run.reserve(query, fed), run.reserve(key, first)
+        values = run.reserve(value, first) if settings.values else None
+    return VectorLayer(
+        info,
+        sinks=None if sinks is None else sinks.detach().flatten().clone(),
+        queries=rows,
+        keys=columns,
+        values=values,
+        biases=Patches(run.charge),
+    )
+
+
+def read_kernel_mask(kernel: str, mask: Any, keys: int, landing: Landing) -> FragmentMask:
+    """Read a mask that hides keys or adds to scores.
+
+    Args:
+        kernel: The kernel's name.
+        mask: ``[batch, head, query, key]``, or a flex-attention block mask.
+        keys: Key columns that the kernel was shown.
+        landing: Where the fragment lands.
+
+    Raises:
+        UnsupportedModel: If the mask has another form.
+    """
+    if not isinstance(mask, Tensor):
+        mask = _flex_mask(mask, landing.queries, keys)
+    if mask.dim() == 2:
+        mask = mask[None, None]
+    if mask.dim() == 3:
+        mask = mask[:, None]
+    if mask.dim() != 4 or mask.shape[2] not in (1, landing.queries):
+        raise UnsupportedModel(
+            f"reading the mask that {kernel} was given",
+            f"a tensor of shape {tuple(mask.shape)} where [batch, head, query, key] was expected",
+            "use sdpa or eager attention",
+        )
+    return read_mask(mask.detach(), landing)
+
+
+def _flex_mask(mask: Any, queries: int, keys: int) -> Tensor:
+    """The booleans that a flex-attention ``BlockMask`` stands for."""
+    from torch.nn.attention.flex_attention import create_mask
+
+    batch = mask.shape[0]
+    device = mask.kv_num_blocks.device
+    return create_mask(mask.mask_mod, batch, None, queries, keys, device=str(device))

@@ -1,0 +1,264 @@
+"""What one layer's attention leaves behind: queries and keys where a tap sees them, finished scores where it does not.
+
+Everything is addressed by position, so a row that is computed again, by a forward without a cache or after the cache
+was cropped, replaces what was there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from gentrace.capture.fidelity import Check
+from gentrace.stitch.mask import FragmentMask
+from gentrace.stitch.plan import Landing
+from gentrace.trace.info import LayerInfo
+
+ROOM_TO_GROW = 256
+HOLD = 16
+
+Charge = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """A fragment's place and mask; shared by all layers that see the same mask."""
+
+    landing: Landing
+    mask: FragmentMask
+
+
+def newest(query: Tensor, placed: Placed, bias: Tensor | None, skipped: int) -> tuple[Tensor, Placed, Tensor | None]:
+    """A fragment of self-attention without its first rows.
+
+    Args:
+        query: ``[batch, head, query, dim]`` its queries.
+        placed: Its place and mask.
+        bias: ``[batch or 1, head or 1, query, key]`` what was added to the scores, if anything was.
+        skipped: How many rows to leave out.
+    """
+    landing, mask = placed.landing, placed.mask
+    start = landing.query_start + skipped
+    dense = None if mask.dense is None else mask.dense[:, skipped:]
+    cut = FragmentMask(mask.start[:, skipped:], mask.stop[:, skipped:], dense, None)
+    place = replace(landing, query_start=start, copy_start=max(landing.key_start, start))
+    return query[:, :, skipped:], Placed(place, cut), None if bias is None else bias[:, :, skipped:]
+
+
+class Rows:
+    """A growing ``[batch, head, position, dim]`` buffer whose rows are written at their positions."""
+
+    def __init__(self, like: Tensor, capacity: int, charge: Charge) -> None:
+        """Allocate.
+
+        Args:
+            like: ``[batch, head, position, dim]`` a fragment; gives batch, head, dim, dtype and device.
+            capacity: Positions to make room for.
+            charge: Told of bytes before they are allocated.
+        """
+        batch, heads, _, dim = like.shape
+        self._charge = charge
+        charge(batch * heads * capacity * dim * like.element_size())
+        # A buffer made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False):
+            self.data = torch.empty(batch, heads, capacity, dim, dtype=like.dtype, device=like.device)
+
+    def write(self, fragment: Tensor, start: int, limit: int) -> None:
+        """Copy ``[batch, head, row, dim]`` to positions ``start …``, growing to at most ``limit`` ahead of need."""
+        count = fragment.shape[2]
+        if start + count > self.data.shape[2]:
+            self._grow(start + count, limit)
+        self.data.narrow(2, start, count).copy_(fragment.detach())
+
+    def copied(self, stop: int, limit: int, charge: Charge) -> "Rows":
+        """A buffer of its own with the rows before ``stop``."""
+        copied = Rows(self.data, max(stop, min(limit, stop + ROOM_TO_GROW)), charge)
+        copied.data.narrow(2, 0, stop).copy_(self.data.narrow(2, 0, stop))
+        return copied
+
+    def _grow(self, needed: int, limit: int) -> None:
+        old = self.data
+        capacity = max(needed, min(limit, needed + max(ROOM_TO_GROW, needed // 4)))
+        self._charge(old.nbytes // old.shape[2] * (capacity - old.shape[2]))
+        with torch.inference_mode(False):
+            self.data = old.new_empty(*old.shape[:2], capacity, old.shape[3])
+        self.data.narrow(2, 0, old.shape[2]).copy_(old)
+
+
+class Patches:
+    """``[batch or 1, head or 1, query, key]`` blocks of a matrix; a block replaces those whose rows it covers."""
+
+    def __init__(self, charge: Charge) -> None:
+        """Begin without blocks.
+
+        Args:
+            charge: Told of bytes before they are kept.
+        """
+        self._charge = charge
+        self.blocks: list[tuple[Landing, Tensor]] = []
+
+    def write(self, block: Tensor, landing: Landing) -> None:
+        """Keep the block, which must not change afterwards."""
+        first, stop = landing.query_start, landing.query_stop
+        kept: list[tuple[Landing, Tensor]] = []
+        for place, old in self.blocks:
+            if first <= place.query_start and place.query_stop <= stop:
+                self._charge(-old.nbytes)
+            else:
+                kept.append((place, old))
+        self._charge(block.nbytes)
+        self.blocks = [*kept, (landing, block)]
+
+    def copied(self, charge: Charge) -> "Patches":
+        """The same blocks, to be continued separately."""
+        other = Patches(charge)
+        other.blocks = list(self.blocks)
+        return other
+
+
+@dataclass(slots=True, eq=False)
+class LayerRun:
+    """One layer's share of a run."""
+
+    info: LayerInfo
+    fragments: list[Placed] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of what is recorded."""
+        raise NotImplementedError
+
+    def keys_known(self) -> int:
+        """One past the last key that is known."""
+        raise NotImplementedError
+
+    def flush(self, limit: int) -> None:
+        """Put what is held into the buffers."""
+
+    def continued(self, stop: int, limit: int, charge: Charge) -> "LayerRun":
+        """A layer of its own that knows the positions before ``stop``."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True, eq=False)
+class ScoreLayer(LayerRun):
+    """A layer of which only the scores that entered softmax are seen."""
+
+    scores: Patches = field(kw_only=True)
+    pending_checks: list[tuple[int, int, list[Check]]] = field(default_factory=list)
+    """Checks that the forward was still to make, with the position of the first row and the batch."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the scores."""
+        return self.scores.blocks[0][1].dtype if self.scores.blocks else torch.float32
+
+    def keys_known(self) -> int:
+        """One past the last key that is known."""
+        return max((landing.key_stop for landing, _ in self.scores.blocks), default=0)
+
+    def flush(self, limit: int) -> None:
+        """Take in the checks that were made since."""
+        for first, batch, checks in self.pending_checks:
+            for check in checks:
+                errors = check.errors.reshape(batch, -1, len(check.rows)).amax(1)
+                self.checks.append(Check(tuple(first + row for row in check.rows), errors))
+        self.pending_checks = []
+
+    def continued(self, stop: int, limit: int, charge: Charge) -> "ScoreLayer":
+        """A layer of its own that knows the positions before ``stop``."""
+        return ScoreLayer(self.info, list(self.fragments), list(self.checks), scores=self.scores.copied(charge))
+
+
+@dataclass(slots=True, eq=False)
+class VectorLayer(LayerRun):
+    """A layer whose queries and keys are seen."""
+
+    sinks: Tensor | None = field(kw_only=True)
+    queries: Rows = field(kw_only=True)
+    keys: Rows = field(kw_only=True)
+    values: Rows | None = field(kw_only=True)
+    biases: Patches = field(kw_only=True)
+    known: int = 0
+    """Positions whose keys are recorded, counted from the start."""
+    key_spans: list[tuple[int, int]] = field(default_factory=list)
+    held_queries: list[Tensor] = field(default_factory=list)
+    """Single rows that are not in the buffers yet."""
+    held: tuple[Tensor, Tensor | None, Landing] | None = None
+    """The newest kernel call's keys and values, which hold the rows that belong to them."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of queries and keys."""
+        return self.queries.data.dtype
+
+    def keys_known(self) -> int:
+        """One past the last key that is known."""
+        return self.known
+
+    def write(self, query: Tensor, key: Tensor, value: Tensor, landing: Landing, limit: int, *, grows: bool) -> None:
+        """Record a fragment of self-attention, or hold it until a few can be copied together.
+
+        A cache that grows makes new keys at every step, and the newest contain all those before; so single rows wait
+        as references, and one copy in `HOLD` steps does. A cache that writes in place would change them meanwhile.
+        """
+        if grows and landing.queries == 1 and landing.query_start == self.known and query.device.type == "cpu":
+            # Detaching is not free, and generation needs none.
+            self.held_queries.append(query.detach() if query.requires_grad else query)
+            self.held = key, value if self.values is not None else None, landing
+            if len(self.held_queries) >= min(HOLD, landing.keys):
+                self.flush(limit)
+        else:
+            self.flush(limit)
+            # The plan is shared between layers; a layer that knows fewer keys than the run copies all that it is shown.
+            start = landing.copy_start if self.known >= landing.copy_start else landing.key_start
+            self._copy(query, key, value, start, landing, limit)
+        self.known = landing.key_stop
+
+    def write_cross(self, query: Tensor, key: Tensor, value: Tensor, landing: Landing, limit: int) -> None:
+        """Record a fragment of cross-attention, whose keys are the same at every step."""
+        self.queries.write(query, landing.query_start, limit)
+        if not self.known:
+            self.keys.write(key, 0, limit)
+            if self.values is not None:
+                self.values.write(value, 0, limit)
+            self.key_spans.append((0, landing.key_stop))
+            self.known = landing.key_stop
+
+    def flush(self, limit: int) -> None:
+        """Copy the rows that are held."""
+        if self.held_queries and self.held is not None:
+            key, value, landing = self.held
+            queries = torch.cat(self.held_queries, 2)
+            self.held_queries = []
+            self._copy(queries, key, value, landing.query_stop - queries.shape[2], landing, limit)
+        self.held = None
+
+    def continued(self, stop: int, limit: int, charge: Charge) -> "VectorLayer":
+        """A layer of its own that knows the positions before ``stop``."""
+        cross = self.info.kind == "cross"
+        keys = self.known if cross else stop
+        return VectorLayer(
+            self.info,
+            list(self.fragments),
+            list(self.checks),
+            sinks=self.sinks,
+            queries=self.queries.copied(stop, limit, charge),
+            keys=self.keys.copied(keys, limit, charge),
+            values=None if self.values is None else self.values.copied(keys, limit, charge),
+            biases=self.biases.copied(charge),
+            known=self.known if cross else min(self.known, stop),
+            key_spans=list(self.key_spans),
+        )
+
+    def _copy(self, query: Tensor, key: Tensor, value: Tensor | None, start: int, landing: Landing, limit: int) -> None:
+        first, count = start - landing.key_start, landing.key_stop - start
+        self.queries.write(query, landing.query_stop - query.shape[2], limit)
+        self.keys.write(key.narrow(2, first, count), start, limit)
+        if self.values is not None and value is not None:
+            self.values.write(value.narrow(2, first, count), start, limit)
+        if self.key_spans and self.key_spans[-1][1] == start:
+            start = self.key_spans.pop()[0]
+        self.key_spans.append((start, landing.key_stop))

@@ -1,0 +1,96 @@
+"""Masks of all of a layer's fragments, over the run's columns, and the share that one sequence has in them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gentrace.capture.layers import Patches, Placed
+from gentrace.capture.shares import Share
+from gentrace.stitch.mask import VisibleKeys
+
+
+class MaskColumns:
+    """The masks that a layer was shown, for the whole batch."""
+
+    def __init__(self, fragments: Sequence[Placed], batch: int, queries: int, number: int) -> None:
+        """Put the fragments together.
+
+        Args:
+            fragments: What the layer was shown, in that order; later ones replace earlier ones.
+            batch: Slots in the batch.
+            queries: Columns of queries.
+            number: The mask's number in the trace.
+        """
+        self.number = number
+        self._start = torch.full((batch, queries), -1, dtype=torch.int64)
+        self._stop = torch.full((batch, queries), -1, dtype=torch.int64)
+        self._dense: dict[int, tuple[int, Tensor]] = {}
+        for placed in fragments:
+            landing = placed.landing
+            if landing.query_stop > queries:
+                continue
+            rows = slice(landing.query_start, landing.query_stop)
+            self._start[:, rows] = placed.mask.start.cpu()
+            self._stop[:, rows] = placed.mask.stop.cpu()
+            for row in range(landing.query_start, landing.query_stop):
+                self._dense.pop(row, None)
+            if placed.mask.dense is not None:
+                dense = placed.mask.dense.cpu()
+                self._dense |= {
+                    landing.query_start + i: (landing.key_start, dense[:, i]) for i in range(landing.queries)
+                }
+        self.seen = self._start[0] >= 0
+
+    def of(self, share: Share, keys: Share) -> VisibleKeys:
+        """The mask of one sequence, in its own positions.
+
+        Args:
+            share: The sequence's queries.
+            keys: What they look at: the same, or the encoder's share.
+        """
+        rows, slots = share.rows, share.slots[: share.fed]
+        seen = self.seen[rows]
+        start, stop = self._start[slots, rows], self._stop[slots, rows]
+        if keys.unbroken and not self._dense:
+            first = keys.rows[0] if keys.fed else 0
+            start, stop = ((edge - first).clamp(0, keys.fed) for edge in (start, stop))
+            visible = VisibleKeys.from_runs(start, stop)
+        else:
+            visible = VisibleKeys.from_dense(self._dense_rows(share, keys.rows, start, stop))
+        visible.start[~seen] = -1
+        visible.stop[~seen] = -1
+        return visible
+
+    def _dense_rows(self, share: Share, columns: Tensor, start: Tensor, stop: Tensor) -> Tensor:
+        visible = (columns >= start[:, None]) & (columns < stop[:, None])
+        slots = share.slots.tolist()
+        for position, row in enumerate(share.rows.tolist()):
+            if row in self._dense:
+                key_start, dense = self._dense[row]
+                line = torch.zeros(int(columns[-1]) + 1, dtype=torch.bool)
+                shown = dense[min(slots[position], len(dense) - 1)][: len(line) - key_start]
+                line[key_start : key_start + len(shown)] = shown
+                visible[position] = line[columns]
+        return visible
+
+
+def assemble(patches: Patches, share: Share, keys: Share, fill: float) -> Tensor:
+    """One sequence's share of blocks, ``[head or 1, query, key]`` in float32.
+
+    Args:
+        patches: The blocks.
+        share: The sequence's queries.
+        keys: What they look at.
+        fill: Value where no block lies.
+    """
+    rows, slots = share.rows, share.slots[: share.fed]
+    width = max([int(keys.rows[-1]) + 1, *(landing.key_stop for landing, _ in patches.blocks)])
+    whole = torch.full((patches.blocks[0][1].shape[1], share.fed, width), fill)
+    for landing, block in patches.blocks:
+        inside = (rows >= landing.query_start) & (rows < landing.query_stop)
+        local = (rows[inside] - landing.query_start).clamp(max=block.shape[2] - 1)
+        slot = slots[inside].clamp(max=len(block) - 1)
+        part = block[slot.to(block.device), :, local.to(block.device)].float().cpu()
+        whole[:, inside, landing.key_start : landing.key_stop] = part.transpose(0, 1)
+    return whole[:, :, keys.rows]
