@@ -1,11 +1,14 @@
 """A model's parts, as far as recording needs to know them: what is its encoder, what is its text, what is beside it."""
 
+import re
+from collections import Counter
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gentrace.errors import UnsupportedModel
+from gentrace.trace.info import OtherLayer
 
 
 class Anatomy:
@@ -67,6 +70,45 @@ class Anatomy:
         """Names of modules that look like attention."""
         return [name for name, module in self.model.named_modules() if "attention" in type(module).__name__.lower()]
 
+    def other_layers(self, sites: list[str]) -> tuple[OtherLayer, ...]:
+        """The layers that lie between those with attention and have none.
+
+        Args:
+            sites: Paths of the modules in which self-attention was seen.
+        """
+        prefix = _stack_of(sites)
+        stack = None if prefix is None else self.model.get_submodule(prefix)
+        if prefix is None or stack is None:
+            return ()
+        own = {int(name[len(prefix) + 1 :].split(".")[0]) for name in sites if name.startswith(f"{prefix}.")}
+        config = getattr(self.model, "config", None)
+        kinds = [] if config is None else _kinds(config.get_text_config(decoder=True))
+        layers = list(stack.children())
+        return tuple(
+            OtherLayer(
+                index,
+                f"{prefix}.{index}",
+                kinds[index] if len(kinds) == len(layers) else type(layer).__name__,
+            )
+            for index, layer in enumerate(layers)
+            if index not in own
+        )
+
     def _decoders(self) -> list[nn.Module]:
         decoder = self.model.get_decoder() if isinstance(self.model, PreTrainedModel) else None
         return [decoder] if isinstance(decoder, nn.Module) else []
+
+
+def _stack_of(names: list[str]) -> str | None:
+    """Path of the list of layers that most of these modules lie in."""
+    prefixes = [match.group(1) for name in names if (match := re.match(r"(.*?)\.\d+(?:\.|$)", name))]
+    return Counter(prefixes).most_common(1)[0][0] if prefixes else None
+
+
+def _kinds(config: Any) -> list[str]:
+    """The configuration's words for its layers, if it has any."""
+    for name in ("layer_types", "layers_block_type", "block_types"):
+        kinds: Any = getattr(config, name, None)
+        if isinstance(kinds, list | tuple):
+            return [str(kind) for kind in kinds]
+    return []

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 import gentrace
 from gentrace.capture.fidelity import TOLERANCE
+from gentrace.capture.hypotheses import beams_of, drafts_of
 from gentrace.capture.layers import LayerRun, Rows, ScoreLayer, VectorLayer
 from gentrace.capture.masks import MaskColumns, assemble
 from gentrace.capture.run import Run
 from gentrace.capture.shares import Share, shares_of
-from gentrace.capture.tokens import PendingTokens, Readouts, gather_readouts
-from gentrace.trace.info import Fidelity, Kind, LayerFidelity, LayerInfo, Meta
+from gentrace.capture.tokens import PendingTokens, Readouts, ReadTokens, gather_readouts
+from gentrace.trace.info import Fidelity, Kind, LayerFidelity, LayerInfo, Meta, OtherLayer
 from gentrace.trace.store import MemoryStore
 from gentrace.trace.trace import Trace
 
@@ -25,7 +26,7 @@ SLACK = 1.1
 
 
 @torch.no_grad()
-def finish(run: Run, model: nn.Module, tokenizer: Any, top_k: int) -> list[Trace]:
+def finish(run: Run, model: nn.Module, tokenizer: Any, top_k: int, others: tuple[OtherLayer, ...] = ()) -> list[Trace]:
     """Freeze a run.
 
     Args:
@@ -33,6 +34,7 @@ def finish(run: Run, model: nn.Module, tokenizer: Any, top_k: int) -> list[Trace
         model: The model, for what the trace says of itself.
         tokenizer: For texts, or None.
         top_k: Alternatives per position.
+        others: The model's layers without attention.
 
     Returns:
         One trace per sequence, in the order in which they were returned.
@@ -41,6 +43,7 @@ def finish(run: Run, model: nn.Module, tokenizer: Any, top_k: int) -> list[Trace
         UnsupportedModel: If the tokens that were fed are not those that generate returned.
     """
     parts = _Parts(run, gather_readouts(run.readouts), describe(run, model), tokenizer, top_k)
+    parts.others = others
     return [_freeze(parts, share) for share in shares_of(run)]
 
 
@@ -62,6 +65,7 @@ class _Parts:
         self.meta = meta
         self.tokenizer = tokenizer
         self.top_k = top_k
+        self.others: tuple[OtherLayer, ...] = ()
         masks: dict[tuple[int, ...], MaskColumns] = {}
         self.layers: list[_Columns] = []
         for source in (run, *([] if run.encoder is None else [run.encoder])):
@@ -106,7 +110,10 @@ def _freeze(parts: _Parts, share: Share) -> Trace:
         MemoryStore(tensors),
         PendingTokens(share, parts.readouts, run.hidden, run.head, tokenizer, top_k),
         encoder_length=0 if encoder is None else encoder.fed,
-        read_encoder_tokens=None if encoder is None else PendingTokens(encoder, None, [], None, tokenizer, top_k),
+        other_layers=parts.others,
+        beams=beams_of(run, share, tokenizer),
+        drafts=drafts_of(run, share, tokenizer),
+        read_encoder_tokens=None if encoder is None else ReadTokens(encoder.ids, tokenizer),
     )
 
 

@@ -28,18 +28,16 @@ class MaskColumns:
         self._dense: dict[int, tuple[int, Tensor]] = {}
         for placed in fragments:
             landing = placed.landing
-            if landing.query_stop > queries:
-                continue
-            rows = slice(landing.query_start, landing.query_stop)
-            self._start[:, rows] = placed.mask.start.cpu()
-            self._stop[:, rows] = placed.mask.stop.cpu()
-            for row in range(landing.query_start, landing.query_stop):
+            # Rejected drafts and a cropped cache leave rows behind the end.
+            count = min(landing.queries, queries - landing.query_start)
+            rows = slice(landing.query_start, landing.query_start + max(0, count))
+            self._start[:, rows] = placed.mask.start.cpu()[:, : max(0, count)]
+            self._stop[:, rows] = placed.mask.stop.cpu()[:, : max(0, count)]
+            for row in range(rows.start, rows.stop):
                 self._dense.pop(row, None)
             if placed.mask.dense is not None:
                 dense = placed.mask.dense.cpu()
-                self._dense |= {
-                    landing.query_start + i: (landing.key_start, dense[:, i]) for i in range(landing.queries)
-                }
+                self._dense |= {rows.start + i: (landing.key_start, dense[:, i]) for i in range(max(0, count))}
         self.seen = self._start[0] >= 0
 
     def of(self, share: Share, keys: Share) -> VisibleKeys:

@@ -147,11 +147,12 @@ class Recorder:
                 "a generation is still going on",
                 "read them when generate has returned",
             )
+        others = self._anatomy.other_layers(self._tracker.site_names())
         for run in runs:
             if id(run) not in self._traces:
                 run.closed = True
                 self._tracker.settle(run)
-                self._traces[id(run)] = finish(run, self._model, self._tokenizer, self._top_k)
+                self._traces[id(run)] = finish(run, self._model, self._tokenizer, self._top_k, others)
         traces = [trace for run in runs for trace in self._traces[id(run)]]
         if not traces:
             raise CaptureError(

@@ -62,6 +62,10 @@ class Sites:
         """Layer numbers seen so far."""
         return {number for _, number in self._taken}
 
+    def names(self, kind: Kind) -> list[str]:
+        """Module paths of the sites of one kind."""
+        return [site.name for site in self._sites.values() if site.kind == kind]
+
     def find(self, call: Call, nth: int, own_keys: int | None, *, encoder: bool, crosses: bool) -> Site:
         """The site of a call.
 

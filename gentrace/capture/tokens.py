@@ -70,6 +70,21 @@ class Known:
         return self.tokens
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadTokens:
+    """Tokens of an encoder's input, whose texts are made when they are first asked for."""
+
+    ids: Tensor
+    tokenizer: Any
+
+    def __call__(self) -> Tokens:
+        """The tokens."""
+        return Tokens.unpredicted(self.ids, split_text(self.tokenizer, self.ids.tolist()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Known, (self(),)
+
+
 class PendingTokens:
     """One sequence's tokens, put together when they are first asked for; lets go of the model's head afterwards."""
 

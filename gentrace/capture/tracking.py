@@ -212,6 +212,10 @@ class Tracker:
         self._links.link(cache_of(output) or step.cache, run)
         keep_distributions(self._anatomy.model, step, output, self._thread.generation, self._settings.top_k)
 
+    def site_names(self) -> list[str]:
+        """Paths of the modules in which self-attention was seen."""
+        return self._sites.names("self")
+
     # Encoders
 
     def _begin_encoder(self, module: nn.Module, inputs: dict[str, Any]) -> None:

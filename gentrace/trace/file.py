@@ -11,7 +11,7 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gentrace.errors import TraceFormatError
-from gentrace.trace.info import Fidelity, LayerFidelity, LayerInfo, Meta
+from gentrace.trace.decoding import Beams, BeamStep, Draft
+from gentrace.trace.info import Fidelity, LayerFidelity, LayerInfo, Meta, OtherLayer
 from gentrace.trace.store import FileStore, checksums
 from gentrace.trace.tokens import Tokens
 from gentrace.trace.trace import Trace
@@ -45,7 +46,10 @@ def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
     target = Path(path)
     tokens = trace.tokens
     tensors = {f"tokens.{name}": getattr(tokens, name) for name in TOKEN_TENSORS}
-    tensors |= {name: trace.store.tensor(name) for name in trace.store.names() if not name.startswith("tokens.")}
+    if trace.encoder_tokens is not None:
+        tensors["encoder.ids"] = trace.encoder_tokens.ids
+    written = tuple(tensors)
+    tensors |= {name: trace.store.tensor(name) for name in trace.store.names() if name not in written}
     # A view of a larger recording buffer must be copied: safetensors writes whole storages.
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     body = {
@@ -54,7 +58,9 @@ def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
         "masks": [[index, kind, mask] for (index, kind), mask in trace.masks.items()],
         "fidelity": {
             "tolerance": trace.fidelity.tolerance,
-            "layers": [[index, layer.error, list(layer.rows)] for index, layer in trace.fidelity.layers.items()],
+            "layers": _checked(trace.fidelity.layers),
+            "cross": _checked(trace.fidelity.cross),
+            "encoder": _checked(trace.fidelity.encoder),
         },
         "meta": asdict(trace.meta),
         "tokens": {
@@ -62,12 +68,25 @@ def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
             "prompt_length": tokens.prompt_length,
             "top_texts": [list(texts) for texts in tokens.top_texts],
         },
+        "encoder": _encoder_body(trace),
+        "other_layers": [asdict(other) for other in trace.other_layers],
+        "beams": None if trace.beams is None else asdict(trace.beams),
+        "drafts": [asdict(draft) for draft in trace.drafts],
         "sums": {name: checksums(tensor) for name, tensor in tensors.items()},
     }
     text = json.dumps(body, sort_keys=True, default=str)
     # One entry, since safetensors writes several in a random order and equal traces should be equal files.
     header = {FORMAT: f"{VERSION} {_digest(text)} {text}"}
     write_atomically(target, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def _checked(layers: Mapping[int, LayerFidelity]) -> list[list[Any]]:
+    return [[index, layer.error, list(layer.rows)] for index, layer in layers.items()]
+
+
+def _encoder_body(trace: Trace) -> dict[str, Any] | None:
+    tokens = trace.encoder_tokens
+    return None if tokens is None else {"length": trace.encoder_length, "texts": list(tokens.texts)}
 
 
 def load(path: str | PathLike[str]) -> Trace:
@@ -176,13 +195,36 @@ def _build(body: dict[str, Any], store: FileStore) -> Trace:
         LayerInfo(**info | {"sinks": None if info["sinks"] is None else tuple(info["sinks"])})
         for info in body["layers"]
     )
-    fidelity = Fidelity(
-        {index: LayerFidelity(error, tuple(rows)) for index, error, rows in body["fidelity"]["layers"]},
-        body["fidelity"]["tolerance"],
-    )
+    checked = [
+        {index: LayerFidelity(error, tuple(rows)) for index, error, rows in body["fidelity"][kind]}
+        for kind in ("layers", "cross", "encoder")
+    ]
+    fidelity = Fidelity(checked[0], body["fidelity"]["tolerance"], checked[1], checked[2])
+    encoder = body["encoder"]
     meta = Meta(**body["meta"])
     masks = {(index, kind): mask for index, kind, mask in body["masks"]}
-    return Trace(layers, body["length"], fidelity, meta, masks, store, _StoredTokens(store, body["tokens"]))
+    return Trace(
+        layers,
+        body["length"],
+        fidelity,
+        meta,
+        masks,
+        store,
+        _StoredTokens(store, body["tokens"]),
+        encoder_length=0 if encoder is None else encoder["length"],
+        read_encoder_tokens=None if encoder is None else _StoredInput(store, tuple(encoder["texts"])),
+        other_layers=tuple(OtherLayer(**other) for other in body["other_layers"]),
+        beams=None if body["beams"] is None else _beams(body["beams"]),
+        drafts=tuple(Draft(**draft) for draft in body["drafts"]),
+    )
+
+
+def _beams(body: dict[str, Any]) -> Beams:
+    steps = [
+        BeamStep(**{name: tuple(value) if isinstance(value, list) else value for name, value in step.items()})
+        for step in body["steps"]
+    ]
+    return Beams(body["width"], tuple(steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +243,26 @@ class _StoredTokens:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _StoredInput:
+    """Reads a file's encoder tokens."""
+
+    store: FileStore
+    texts: tuple[str, ...]
+
+    def __call__(self) -> Tokens:
+        return Tokens.unpredicted(self.store.tensor("encoder.ids"), self.texts)
+
+
 def _expected_names(trace: Trace) -> set[str]:
     names = {f"tokens.{name}" for name in TOKEN_TENSORS}
+    names |= {"encoder.ids"} if trace.read_encoder_tokens is not None else set()
+    names |= {"segments"} & set(trace.store.names())
     names |= {f"masks.{mask}.{part}" for mask in trace.masks.values() for part in ("start", "stop", "rows", "bits")}
     for info in trace.layers:
         prefix = f"layers.{info.index}.{info.kind}"
-        names |= {f"{prefix}.queries", f"{prefix}.keys"}
+        scores_only = f"{prefix}.scores" in set(trace.store.names())
+        names |= {f"{prefix}.scores"} if scores_only else {f"{prefix}.queries", f"{prefix}.keys"}
         names |= {f"{prefix}.{extra}" for extra in ("values", "bias")} & set(trace.store.names())
     return names
 
@@ -216,10 +272,14 @@ def _wrong_shapes(trace: Trace) -> list[str]:
     expected: dict[str, tuple[int, ...]] = {}
     for info in trace.layers:
         prefix = f"layers.{info.index}.{info.kind}"
-        expected[f"{prefix}.queries"] = (info.heads, trace.length, info.head_dim)
-        expected[f"{prefix}.keys"] = (info.kv_heads, trace.length, info.head_dim)
-    for mask in trace.masks.values():
-        expected |= {f"masks.{mask}.{part}": (trace.length,) for part in ("start", "stop")}
+        queries, keys = trace.counts(info)
+        if f"{prefix}.scores" in set(trace.store.names()):
+            expected[f"{prefix}.scores"] = (info.heads, queries, keys)
+        else:
+            expected[f"{prefix}.queries"] = (info.heads, queries, info.head_dim)
+            expected[f"{prefix}.keys"] = (info.kv_heads, keys, info.head_dim)
+        mask = trace.masks[info.index, info.kind]
+        expected |= {f"masks.{mask}.{part}": (queries,) for part in ("start", "stop")}
     return [name for name, shape in expected.items() if trace.store.shape(name) != shape]
 
 

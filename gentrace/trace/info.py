@@ -36,6 +36,18 @@ class LayerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherLayer:
+    """A layer beside the attention layers that mixes positions in another way, or none."""
+
+    index: int
+    """The model's own layer number."""
+    name: str
+    """Module path inside the model."""
+    kind: str
+    """What it is: the configuration's word for it, such as "linear_attention" or "mamba", else its class."""
+
+
+@dataclass(frozen=True, slots=True)
 class LayerFidelity:
     """How far softmax(q·k)·v, recomputed from the recorded rows, is from what the kernel returned."""
 

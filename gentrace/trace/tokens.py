@@ -6,6 +6,8 @@ by nothing and holds NaN or −1.
 
 from dataclasses import dataclass
 
+import torch
+
 from gentrace.axes import PerPosition, Positions, TopIds, TopLogprobs
 
 
@@ -37,6 +39,25 @@ class Tokens:
     """[position, k] their log-probabilities under the distribution really sampled from; −inf where it excluded them."""
     top_texts: tuple[tuple[str, ...], ...]
     """Each alternative decoded on its own, for display."""
+
+    @classmethod
+    def unpredicted(cls, ids: Positions, texts: tuple[str, ...]) -> "Tokens":
+        """Tokens that were only read, so that nothing predicted them."""
+        count = len(ids)
+        unknown = torch.full((count,), torch.nan)
+        return cls(
+            ids=ids,
+            texts=texts,
+            prompt_length=count,
+            logprobs=unknown,
+            sampled_logprobs=unknown,
+            entropy=unknown,
+            rank=torch.full((count,), -1),
+            top_ids=torch.zeros(count, 0, dtype=torch.int64),
+            top_logprobs=torch.zeros(count, 0),
+            top_sampled_logprobs=torch.zeros(count, 0),
+            top_texts=((),) * count,
+        )
 
     def __len__(self) -> int:
         """Number of tokens, the last sampled one included."""

@@ -18,12 +18,14 @@ from gentrace.axes import Keys, Matrices, Matrix, Queries, Values
 from gentrace.errors import AttentionUnavailable
 from gentrace.stitch.mask import VisibleKeys
 from gentrace.stitch.scores import ScoreRule, ScoreTerms, dot_products, log_denominator, scores_from, weights_from
-from gentrace.trace.info import Fidelity, Kind, LayerInfo, Meta
+from gentrace.trace.decoding import Beams, Draft
+from gentrace.trace.info import Fidelity, Kind, LayerInfo, Meta, OtherLayer
 from gentrace.trace.store import Store
 from gentrace.trace.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd
+    from transformer_lens import ActivationCache
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,6 +54,12 @@ class Trace:
     """Positions of the encoder that cross-attention looks at; 0 for a model without one."""
     read_encoder_tokens: Callable[[], Tokens] | None = None
     """Makes the encoder's tokens."""
+    other_layers: tuple[OtherLayer, ...] = ()
+    """The model's layers without softmax attention."""
+    beams: Beams | None = None
+    """Every hypothesis of the beam search that the sequence came out of; None if beams were not searched."""
+    drafts: tuple[Draft, ...] = ()
+    """Drafted tokens that the model rejected, in that order, when generation was assisted."""
 
     def __repr__(self) -> str:
         state = "" if self.meta.complete else ", cut short"
@@ -166,7 +174,7 @@ class Trace:
         """
         info = self.layer(layer, kind)
         self._check_head(info, head)
-        count = self._counts(info)[0]
+        count = self.counts(info)[0]
         if not 0 <= query < count:
             raise AttentionUnavailable(
                 f"reading row {query} of layer {layer}",
@@ -202,6 +210,13 @@ class Trace:
         for info in self.layers:
             if info.index == index and info.kind == kind:
                 return info
+        for other in self.other_layers:
+            if other.index == index and kind == "self":
+                raise AttentionUnavailable(
+                    f"reading attention of layer {index}",
+                    f"{other.name} is a layer of kind {other.kind}, without softmax attention",
+                    f"choose among layers {[info.index for info in self.layers if info.kind == kind]}",
+                )
         recorded = ", ".join(str(info.index) for info in self.layers if info.kind == kind) or "none"
         raise AttentionUnavailable(
             f"reading {kind} attention of layer {index}", f"layers recorded: {recorded}", "choose one of them"
@@ -225,6 +240,27 @@ class Trace:
             }
         )
 
+    def to_hf(self, kind: Kind = "self") -> tuple[Tensor, ...]:
+        """Attention as Hugging Face's ``output_attentions`` gives it: per layer ``[1, head, query, key]``.
+
+        Raises:
+            AttentionUnavailable: If no layer of this kind was recorded.
+        """
+        from gentrace.trace.exports import to_hf
+
+        return to_hf(self, kind)
+
+    def to_activation_cache(self, *, rotary: bool = True) -> "ActivationCache":
+        """The trace under TransformerLens' names, such as ``blocks.0.attn.hook_pattern``.
+
+        Args:
+            rotary: Whether the model rotates queries and keys; they are recorded after that, so they go by
+                ``hook_rot_q`` and ``hook_rot_k`` then, and by ``hook_q`` and ``hook_k`` otherwise.
+        """
+        from gentrace.trace.exports import to_activation_cache
+
+        return to_activation_cache(self, rotary=rotary)
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the trace to one ``.safetensors`` file; an existing file is replaced only by a whole one.
 
@@ -238,8 +274,8 @@ class Trace:
     def _name(self, info: LayerInfo, what: str) -> str:
         return f"layers.{info.index}.{info.kind}.{what}"
 
-    def _counts(self, info: LayerInfo) -> tuple[int, int]:
-        """Queries and keys of a layer."""
+    def counts(self, info: LayerInfo) -> tuple[int, int]:
+        """How many queries and keys a layer has: the text's positions, or the encoder's."""
         return (
             self.encoder_length if info.kind == "encoder" else self.length,
             self.length if info.kind == "self" else self.encoder_length,
@@ -306,7 +342,7 @@ class Trace:
         return queries, keys, self.store.slab(bias_name, 0 if shared else head)[None]
 
     def _visible(self, info: LayerInfo, queries: slice = slice(None)) -> Tensor:
-        return self._mask(info).dense(self._counts(info)[1], queries)
+        return self._mask(info).dense(self.counts(info)[1], queries)
 
     def _mask(self, info: LayerInfo) -> VisibleKeys:
         prefix = f"masks.{self.masks[info.index, info.kind]}"
