@@ -90,10 +90,8 @@ def _rejected(run: Run, first: int, logits: Tensor, position: int, token: Tensor
     found = []
     for place in range(max(position, first + 1), start + fed.shape[1]):
         drafted = fed[0, place - start]
-        if place == position and bool(drafted == token[0]):
-            break
-        logprob = logits[0, place - 1 - first].float().log_softmax(-1)[drafted]
-        found.append(Rejected(place, drafted, logprob))
+        logprob = logits[0, place - 1 - first].float().log_softmax(-1).gather(0, drafted[None])[0]
+        found.append(Rejected(place, drafted, logprob, token[0] if place == position else None))
     return found
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from gentrace.capture.beams import Beams as Search
-from gentrace.capture.run import Run
+from gentrace.capture.run import Rejected, Run
 from gentrace.capture.shares import Share
 from gentrace.capture.texts import single_texts
 from gentrace.trace.decoding import Beams, BeamStep, Draft
@@ -28,11 +28,18 @@ def beams_of(run: Run, share: Share, tokenizer: Any) -> Beams | None:
 def drafts_of(run: Run, share: Share, tokenizer: Any) -> tuple[Draft, ...]:
     """The rejected drafts, in the order in which they were rejected."""
     offset = int(share.columns[0]) if len(share.columns) else 0
-    ids = [int(rejected.token) for rejected in run.rejected]
+    rejected_ones: list[Rejected] = []
+    accepted = False
+    for draft in run.rejected:
+        if draft.instead is not None:
+            accepted = bool(draft.token == draft.instead)
+        if not accepted:
+            rejected_ones.append(draft)
+    ids = [int(rejected.token) for rejected in rejected_ones]
     texts = single_texts(tokenizer, [[token] for token in ids])
     return tuple(
         Draft(rejected.position - offset, token, text[0], float(rejected.logprob))
-        for rejected, token, text in zip(run.rejected, ids, texts, strict=True)
+        for rejected, token, text in zip(rejected_ones, ids, texts, strict=True)
     )
 
 

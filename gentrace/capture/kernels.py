@@ -5,11 +5,10 @@ from typing import Any
 from torch import Tensor
 
 from gentrace.capture.calls import VectorCall
-from gentrace.capture.layers import Patches, Rows, VectorLayer
+from gentrace.capture.layers import Patches, Placed, Rows, VectorLayer
 from gentrace.capture.run import Run
 from gentrace.capture.sites import Settings, Site
 from gentrace.errors import UnsupportedModel
-from gentrace.stitch.mask import FragmentMask, read_mask
 from gentrace.stitch.plan import Landing
 from gentrace.trace.info import LayerInfo
 
@@ -75,8 +74,8 @@ def begin_layer(run: Run, site: Site, call: VectorCall, fed: int, settings: Sett
     )
 
 
-def read_kernel_mask(kernel: str, mask: Any, keys: int, landing: Landing) -> FragmentMask:
-    """Read a mask that hides keys or adds to scores.
+def place_with_mask(kernel: str, mask: Any, keys: int, landing: Landing) -> Placed:
+    """Place a fragment with a mask that hides keys or adds to scores.
 
     Args:
         kernel: The kernel's name.
@@ -99,7 +98,7 @@ def read_kernel_mask(kernel: str, mask: Any, keys: int, landing: Landing) -> Fra
             f"a tensor of shape {tuple(mask.shape)} where [batch, head, query, key] was expected",
             "use sdpa or eager attention",
         )
-    return read_mask(mask.detach(), landing)
+    return Placed.of(landing, mask.detach())
 
 
 def _flex_mask(mask: Any, queries: int, keys: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gentrace.capture.fidelity import Check
-from gentrace.stitch.mask import FragmentMask
+from gentrace.stitch.mask import FragmentMask, MaskReading, look_at_mask
 from gentrace.stitch.plan import Landing
 from gentrace.trace.info import LayerInfo
 
@@ -21,12 +21,27 @@ HOLD = 16
 Charge = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Placed:
     """A fragment's place and mask; shared by all layers that see the same mask."""
 
     landing: Landing
     mask: FragmentMask
+    reading: MaskReading | None = None
+    """A mask on an accelerator, at whose values nobody has looked yet."""
+
+    @classmethod
+    def of(cls, landing: Landing, mask: Tensor) -> "Placed":
+        """Place a fragment with the mask ``[batch or 1, head or 1, query or 1, key]`` that its kernel was given."""
+        reading = look_at_mask(mask, landing)
+        if mask.device.type == "cpu":
+            return cls(landing, reading.settled())
+        return cls(landing, reading.provisional(), reading)
+
+    def settle(self) -> None:
+        """Look at the mask's values, which waits for the device."""
+        if self.reading is not None:
+            self.mask, self.reading = self.reading.settled(), None
 
 
 def newest(query: Tensor, placed: Placed, bias: Tensor | None, skipped: int) -> tuple[Tensor, Placed, Tensor | None]:
@@ -110,6 +125,14 @@ class Patches:
         self._charge(block.nbytes)
         self.blocks = [*kept, (landing, block)]
 
+    def add(self, block: Tensor, landing: Landing) -> None:
+        """Add to the block that lies there already, if there is one."""
+        for index, (place, old) in enumerate(self.blocks):
+            if place == landing:
+                self.blocks[index] = place, old + block
+                return
+        self.write(block, landing)
+
     def copied(self, charge: Charge) -> "Patches":
         """The same blocks, to be continued separately."""
         other = Patches(charge)
@@ -133,6 +156,11 @@ class LayerRun:
     def keys_known(self) -> int:
         """One past the last key that is known."""
         raise NotImplementedError
+
+    def settle(self) -> None:
+        """Look at the values of masks that were put off."""
+        for placed in self.fragments:
+            placed.settle()
 
     def flush(self, limit: int) -> None:
         """Put what is held into the buffers."""
@@ -184,6 +212,8 @@ class VectorLayer(LayerRun):
     known: int = 0
     """Positions whose keys are recorded, counted from the start."""
     key_spans: list[tuple[int, int]] = field(default_factory=list)
+    unsettled: list[Placed] = field(default_factory=list)
+    """Fragments whose masks' values were not looked at when they were written."""
     held_queries: list[Tensor] = field(default_factory=list)
     """Single rows that are not in the buffers yet."""
     held: tuple[Tensor, Tensor | None, Landing] | None = None
@@ -226,6 +256,14 @@ class VectorLayer(LayerRun):
                 self.values.write(value, 0, limit)
             self.key_spans.append((0, landing.key_stop))
             self.known = landing.key_stop
+
+    def settle(self) -> None:
+        """Look at the values of masks that were put off."""
+        for placed in self.unsettled:
+            placed.settle()
+            if placed.mask.bias is not None:
+                self.biases.add(placed.mask.bias, placed.landing)
+        self.unsettled = []
 
     def flush(self, limit: int) -> None:
         """Copy the rows that are held."""

@@ -40,6 +40,8 @@ class Rejected:
     """[] its id."""
     logprob: Tensor
     """[] its log-probability under the model."""
+    instead: Tensor | None
+    """[] the token that took its place, which is the same if it was accepted after all; None behind a rejected one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -131,6 +133,11 @@ class Run:
         """Put everything that is held into the buffers."""
         for layer in self.layers.values():
             layer.flush(self.limit)
+
+    def settle_masks(self) -> None:
+        """Look at the values of masks that were put off."""
+        for layer in self.layers.values():
+            layer.settle()
 
     def continue_from(self, earlier: "Run", fed: int) -> None:
         """Take over what an earlier run, which holds nothing back, recorded at positions before ``fed``."""

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from gentrace.capture.calls import Call, ScoreCall, VectorCall
 from gentrace.capture.fidelity import Check, check_rows
-from gentrace.capture.kernels import begin_layer, read_kernel_mask
+from gentrace.capture.kernels import begin_layer, place_with_mask
 from gentrace.capture.layers import LayerRun, Patches, Placed, ScoreLayer, VectorLayer, newest
 from gentrace.capture.run import Run
 from gentrace.capture.shapes import arrange_scores, separate_batch, visible_scores
 from gentrace.capture.sites import Settings, Site, Sites
 from gentrace.errors import CaptureError, UnsupportedModel
-from gentrace.stitch.mask import read_mask, unmasked
+from gentrace.stitch.mask import unmasked
 from gentrace.stitch.plan import Landing, plan_cross, plan_landing
 from gentrace.stitch.scores import ScoreRule
 from gentrace.trace.info import LayerInfo
@@ -136,6 +136,8 @@ class Step:
                 self._refuse_reordered(layer, key, placed.landing)
             layer.write(query, key, value, placed.landing, self.run.limit, grows=self.cache_grows)
         layer.fragments.append(placed)
+        if placed.reading is not None:
+            layer.unsettled.append(placed)
         if added is not None:
             layer.biases.write(added, placed.landing)
         if settings.verify and (rows := self._rows_to_check(order)):
@@ -159,6 +161,8 @@ class Step:
             # Recorded keys lie in the slots in which they were computed, the kernel's in those of now.
             keys = call.key.detach()[:, :, : landing.keys]
         place = (landing, placed.mask)
+        if placed.reading is not None and (extra := placed.reading.added()) is not None:
+            added = extra if added is None else added + extra
         values, output = call.value.detach(), call.output.detach()[:, skipped:]
         return check_rows(layer.queries.data, keys, values, output, place, rule, rows, added)
 
@@ -170,7 +174,7 @@ class Step:
             scores, landing = scores[:, :, skipped:], replace(landing, query_start=self.fresh)
         visible = visible_scores(scores)
         # Heads may hide different keys: the mask says what any of them sees, the scores say the rest.
-        placed = Placed(landing, read_mask(visible.any(1, keepdim=True), landing))
+        placed = Placed.of(landing, visible.any(1, keepdim=True))
         layer = self.run.layers.get((site.kind, site.number))
         if layer is None:
             layer = self.run.layers[site.kind, site.number] = self._begin_scores(site, scores, call.source)
@@ -244,7 +248,7 @@ class Step:
             landing = self._landing(site, keys)
             if flash:
                 # Flash kernels align causality to the last key and are given padding, if any, as [batch, key].
-                read = unmasked(landing, causal=causal, window=window)
+                placed = Placed(landing, unmasked(landing, causal=causal, window=window))
             elif mask is None:
                 if keys > landing.keys and self.queries == 1:
                     raise CaptureError(
@@ -254,10 +258,9 @@ class Step:
                     )
                 # Eager attention does what its mask says; the others are causal by themselves when they get none.
                 is_causal = kernel != "eager" and causal and self.queries > 1
-                read = unmasked(landing, causal=is_causal, aligned_left=True)
+                placed = Placed(landing, unmasked(landing, causal=is_causal, aligned_left=True))
             else:
-                read = read_kernel_mask(kernel, mask, keys, landing)
-            placed = Placed(landing, read)
+                placed = place_with_mask(kernel, mask, keys, landing)
             self._placed[what] = placed
             # Keeps the mask alive while its id stands for it.
             self._masks.append(mask)

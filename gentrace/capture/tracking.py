@@ -247,7 +247,6 @@ class Tracker:
         mask = step.inputs.get("attention_mask")
         if isinstance(mask, Tensor) and mask.shape == (run.batch, run.stop):
             run.padding, run.padding_stop = mask.detach().clone(), run.stop
-        run.flush()
         self._encoded = [(seen, known) for seen, known in self._encoded if seen() is not None]
         self._encoded.append((weakref.ref(hidden), run))
         self._thread.encoder_run = run
@@ -310,7 +309,9 @@ class Tracker:
     def settle(self, run: Run) -> None:
         """Reduce and copy everything that was put off."""
         reduce_waiting(run, self._settings.top_k)
-        run.flush()
+        for part in (run, *([] if run.encoder is None else [run.encoder])):
+            part.flush()
+            part.settle_masks()
 
     # Runs
 

@@ -118,11 +118,83 @@ def unmasked(landing: Landing, *, causal: bool, window: int | None = None, align
     return FragmentMask(start[None], stop[None], None, None)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskReading:
+    """A mask that was taken down, and what its values will say once somebody may wait for them."""
+
+    landing: Landing
+    keys: int
+    """Key columns, unused capacity included."""
+    mask: Tensor
+    """[batch or 1, head or 1, query, key] as the kernel was given it, without unused capacity."""
+    visible: Tensor
+    """[batch or 1, head or 1, query, key] where rows may look."""
+    start: Tensor
+    stop: Tensor
+    """[batch or 1, query] the runs of visible positions."""
+    findings: Tensor
+    """[4] whether capacity beyond the tokens is visible, heads differ, something is added, all rows are runs."""
+
+    def provisional(self) -> FragmentMask:
+        """The mask without having looked at its values."""
+        return FragmentMask(self.start, self.stop, self.visible[:, 0], None)
+
+    def added(self) -> Tensor | None:
+        """``[batch or 1, head or 1, query, key]`` what the mask adds where rows may look; None for booleans."""
+        if self.mask.dtype == torch.bool:
+            return None
+        return torch.where(self.visible, self.mask, self.mask.new_zeros(())).float()
+
+    def settled(self) -> FragmentMask:
+        """The mask, its values looked at.
+
+        Raises:
+            UnsupportedModel: If heads see different keys, or a row sees a key that stands for no token.
+        """
+        surplus, heads_differ, adds, all_runs = self.findings.tolist()
+        first, last = self.landing.query_start, self.landing.query_stop - 1
+        if surplus:
+            raise UnsupportedModel(
+                f"reading the attention mask of positions {first} … {last}",
+                f"{self.keys} keys for {self.landing.keys} tokens, and some of those beyond are visible",
+                "keys that stand for no single token are not supported; exclude the layer with layers=",
+            )
+        if heads_differ:
+            raise UnsupportedModel(
+                "reading an attention mask",
+                f"its {self.visible.shape[1]} heads see different keys (mask of shape {tuple(self.mask.shape)})",
+                "masks that differ by head are not supported; exclude the layer with layers=",
+            )
+        # The mask may be the caller's own buffer.
+        dense = None if all_runs else self.visible[:, 0].clone()
+        return FragmentMask(self.start, self.stop, dense, self.added() if adds else None)
+
+
+def look_at_mask(mask: Tensor, landing: Landing) -> MaskReading:
+    """Take down the mask that a kernel was given, without waiting for its values.
+
+    Args:
+        mask: ``[batch or 1, head or 1, query or 1, key]``, booleans (true: visible) or numbers added to the scores.
+        landing: Where the fragment lands.
+    """
+    mask = mask.expand(-1, -1, landing.queries, -1)
+    keys = mask.shape[-1]
+    surplus = _open(mask[..., landing.keys :]).any()
+    mask = mask[..., : landing.keys]
+    visible = _open(mask)
+    adds = torch.zeros_like(surplus) if mask.dtype == torch.bool else (visible & (mask != 0)).any()
+    start, stop, one_run = find_runs(visible[:, 0])
+    differ = (visible != visible[:, :1]).any() if visible.shape[1] > 1 else torch.zeros_like(surplus)
+    findings = torch.stack([surplus, differ, adds, one_run.all()])
+    start, stop = start + landing.key_start, stop + landing.key_start
+    return MaskReading(landing, keys, mask, visible, start, stop, findings)
+
+
 def read_mask(mask: Tensor, landing: Landing) -> FragmentMask:
     """Read the mask that a kernel was given.
 
     Args:
-        mask: ``[batch or 1, head or 1, query, key]``, booleans (true: visible) or numbers added to the scores.
+        mask: ``[batch or 1, head or 1, query or 1, key]``, booleans (true: visible) or numbers added to the scores.
         landing: Where the fragment lands.
 
     Returns:
@@ -131,29 +203,7 @@ def read_mask(mask: Tensor, landing: Landing) -> FragmentMask:
     Raises:
         UnsupportedModel: If heads see different keys, or a row sees a key that stands for no token.
     """
-    mask = mask.expand(-1, -1, landing.queries, -1)
-    surplus = mask[..., landing.keys :]
-    if surplus.numel() and bool(_open(surplus).any()):
-        raise UnsupportedModel(
-            f"reading the attention mask of positions {landing.query_start} … {landing.query_stop - 1}",
-            f"{mask.shape[-1]} keys for {landing.keys} tokens, and some of those beyond are visible",
-            "keys that stand for no single token are not supported yet; exclude the layer with layers=",
-        )
-    mask = mask[..., : landing.keys]
-    visible, bias = _open(mask), None
-    if mask.dtype != torch.bool and bool((visible & (mask != 0)).any()):
-        bias = torch.where(visible, mask, mask.new_zeros(())).float()
-    if visible.shape[1] > 1 and not bool((visible == visible[:, :1]).all()):
-        raise UnsupportedModel(
-            "reading an attention mask",
-            f"its {visible.shape[1]} heads see different keys (mask of shape {tuple(mask.shape)})",
-            "masks that differ by head are not supported yet; exclude the layer with layers=",
-        )
-    visible = visible[:, 0]
-    start, stop, one_run = find_runs(visible)
-    # The mask may be the caller's own buffer.
-    dense = None if bool(one_run.all()) else visible.clone()
-    return FragmentMask(start + landing.key_start, stop + landing.key_start, dense, bias)
+    return look_at_mask(mask, landing).settled()
 
 
 def _open(mask: Tensor) -> Tensor:
