@@ -44,7 +44,7 @@ def finish(run: Run, model: nn.Module, tokenizer: Any, top_k: int, others: tuple
     """
     parts = _Parts(run, gather_readouts(run.readouts), describe(run, model), tokenizer, top_k)
     parts.others = others
-    return [_freeze(parts, share) for share in shares_of(run)]
+    return [_freeze(parts, share) for share in shares_of(run, placeholders_of(model))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +113,7 @@ def _freeze(parts: _Parts, share: Share) -> Trace:
         other_layers=parts.others,
         beams=beams_of(run, share, tokenizer),
         drafts=drafts_of(run, share, tokenizer),
-        read_encoder_tokens=None if encoder is None else ReadTokens(encoder.ids, tokenizer),
+        read_encoder_tokens=None if encoder is None else ReadTokens(encoder.ids, encoder.kinds, tokenizer),
     )
 
 
@@ -123,7 +123,9 @@ def _unseen_encoder(share: Share, layers: list[_Columns]) -> Share | None:
     if not lengths:
         return None
     length = max(lengths)
-    return Share(0, share.slots[:1].expand(length), torch.arange(length), length, torch.full((length,), -1), length)
+    unknown = torch.full((length,), -1)
+    kinds = ("embedding",) * length
+    return Share(0, share.slots[:1].expand(length), torch.arange(length), length, unknown, length, kinds)
 
 
 def _axes(kind: Kind, share: Share) -> tuple[Share, Share]:
@@ -198,6 +200,18 @@ def fidelity_of(run: Run, share: Share) -> Fidelity:
             error = max(worst.values(), key=lambda value: (value != value, value)) if worst else float("nan")
             found[kind][number] = LayerFidelity(error, tuple(sorted(worst)))
     return Fidelity(found["self"], TOLERANCE.get(dtype, 1e-4), found["cross"], found["encoder"])
+
+
+def placeholders_of(model: nn.Module) -> dict[int, str]:
+    """The token ids that a model's configuration reserves for images, videos and sounds, and for which of them."""
+    config: Any = getattr(model, "config", None)
+    found: dict[int, str] = {}
+    for kind in ("image", "video", "audio"):
+        for name in (f"{kind}_token_id", f"{kind}_token_index"):
+            token: Any = getattr(config, name, None)
+            if isinstance(token, int) and token >= 0:
+                found[token] = kind
+    return found
 
 
 def describe(run: Run, model: nn.Module) -> Meta:

@@ -59,6 +59,8 @@ class Run:
     """Per kind of attention and layer number."""
     encoder: "Run | None" = None
     """The encoder's forward that this run looks back at, if the model has an encoder that was seen."""
+    input_kind: str = "text"
+    """What an encoder was given: text, audio, image or embedding."""
     segments: Tensor | None = None
     """[batch, position] sentence of each token, where ``token_type_ids`` were given."""
     stop: int = 0

@@ -1,5 +1,6 @@
 """Which part of a run belongs to each returned sequence: its columns without padding, and where they were computed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,8 @@ class Share:
     ids: Tensor
     """[position] token ids."""
     prompt_length: int
+    kinds: tuple[str, ...]
+    """[position] what stands there: text, a placeholder, a learned prefix or vectors."""
     encoder: "Share | None" = None
     """The share of the encoder's run, if there is one."""
 
@@ -44,8 +47,12 @@ class Share:
         return self.slot is not None and (self.fed == 0 or int(self.rows[-1] - self.rows[0]) == self.fed - 1)
 
 
-def shares_of(run: Run) -> list[Share]:
+def shares_of(run: Run, placeholders: Mapping[int, str]) -> list[Share]:
     """One share per sequence, in the order in which they were returned.
+
+    Args:
+        run: The run.
+        placeholders: Token ids that stand for something else than text, and for what.
 
     Raises:
         UnsupportedModel: If the tokens that were fed are not those that generate returned.
@@ -73,6 +80,7 @@ def shares_of(run: Run) -> list[Share]:
                 int((columns < fed[entry]).sum()),
                 ids[entry, columns],
                 int((columns < run.prompt_stop).sum()),
+                _kinds(ids[entry, columns], columns, offset if run.columns else 0, placeholders),
                 None if run.encoder is None else _encoder_share(run.encoder, int(own[0]), run.batch),
             )
         )
@@ -145,4 +153,14 @@ def _encoder_share(run: Run, slot: int, batch: int) -> Share:
     for start, given in run.ids:
         ids[start : start + given.shape[1]] = given[entry].cpu()
     count = len(columns)
-    return Share(entry, torch.full((count,), entry), columns, count, ids[columns], count)
+    kinds = (run.input_kind,) * count
+    return Share(entry, torch.full((count,), entry), columns, count, ids[columns], count, kinds)
+
+
+def _kinds(ids: Tensor, columns: Tensor, text_start: int, placeholders: Mapping[int, str]) -> tuple[str, ...]:
+    """What stands at each position; columns before ``text_start`` belong to a prefix that is no part of the text."""
+    kinds = []
+    for token, column in zip(ids.tolist(), columns.tolist(), strict=True):
+        unknown = "virtual" if column < text_start else "embedding"
+        kinds.append(unknown if token < 0 else placeholders.get(token, "text"))
+    return tuple(kinds)

@@ -75,11 +75,12 @@ class ReadTokens:
     """Tokens of an encoder's input, whose texts are made when they are first asked for."""
 
     ids: Tensor
+    kinds: tuple[str, ...]
     tokenizer: Any
 
     def __call__(self) -> Tokens:
         """The tokens."""
-        return Tokens.unpredicted(self.ids, split_text(self.tokenizer, self.ids.tolist()))
+        return Tokens.unpredicted(self.ids, split_text(self.tokenizer, self.ids.tolist()), self.kinds)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Known, (self(),)
@@ -108,6 +109,7 @@ class PendingTokens:
             top_k: Alternatives per position.
         """
         self._ids = share.ids
+        self._kinds = share.kinds
         self._prompt_length = share.prompt_length
         self._columns = share.columns
         self._entry = share.entry
@@ -153,6 +155,7 @@ class PendingTokens:
             ids=self._ids,
             texts=split_text(self._tokenizer, self._ids.tolist()),
             prompt_length=self._prompt_length,
+            kinds=self._kinds,
             top_texts=single_texts(self._tokenizer, table["top_ids"].tolist()),
             **table,
         )

@@ -132,10 +132,11 @@ class Tracker:
             return "inner"
         if module is anatomy.encoder:
             return "encoder"
-        if thread.step is None:
-            return "outer" if anatomy.wraps_encoder(module) else "step"
-        tower = inputs.get("input_ids") is None and inputs.get("inputs_embeds") is None and anatomy.is_foreign(module)
-        return "aside" if tower else "inner"
+        if inputs.get("input_ids") is None and inputs.get("inputs_embeds") is None and anatomy.is_foreign(module):
+            return "aside"
+        if thread.step is not None:
+            return "inner"
+        return "outer" if anatomy.wraps_encoder(module) else "step"
 
     def _begin_step(self, module: nn.Module, inputs: dict[str, Any]) -> None:
         thread = self._thread
@@ -232,6 +233,7 @@ class Tracker:
         step.locate(run, 0)
         if ids is not None:
             run.ids.append((0, ids.detach().clone()))
+        run.input_kind = "text" if ids is not None else _kind_of(inputs)
         step.inputs = {"attention_mask": inputs.get("attention_mask")}
         self._thread.encoder_step = step
 
@@ -359,6 +361,12 @@ class Tracker:
                 f"layers {sorted(wanted - set(found))} were asked for, attention was seen in {found}",
                 "choose among those with layers=",
             )
+
+
+def _kind_of(inputs: dict[str, Any]) -> str:
+    """What an encoder without token ids was given."""
+    kinds = {"input_features": "audio", "input_values": "audio", "pixel_values": "image"}
+    return next((kind for name, kind in kinds.items() if inputs.get(name) is not None), "embedding")
 
 
 def _hidden(output: Any) -> Tensor | None:

@@ -67,6 +67,7 @@ def save_trace(trace: Trace, path: str | PathLike[str]) -> None:
             "texts": list(tokens.texts),
             "prompt_length": tokens.prompt_length,
             "top_texts": [list(texts) for texts in tokens.top_texts],
+            "kinds": list(tokens.kinds),
         },
         "encoder": _encoder_body(trace),
         "other_layers": [asdict(other) for other in trace.other_layers],
@@ -86,7 +87,7 @@ def _checked(layers: Mapping[int, LayerFidelity]) -> list[list[Any]]:
 
 def _encoder_body(trace: Trace) -> dict[str, Any] | None:
     tokens = trace.encoder_tokens
-    return None if tokens is None else {"length": trace.encoder_length, "texts": list(tokens.texts)}
+    return None if tokens is None else {"length": trace.encoder_length, "texts": list(tokens.texts), "kinds": list(tokens.kinds)}
 
 
 def load(path: str | PathLike[str]) -> Trace:
@@ -212,7 +213,7 @@ def _build(body: dict[str, Any], store: FileStore) -> Trace:
         store,
         _StoredTokens(store, body["tokens"]),
         encoder_length=0 if encoder is None else encoder["length"],
-        read_encoder_tokens=None if encoder is None else _StoredInput(store, tuple(encoder["texts"])),
+        read_encoder_tokens=None if encoder is None else _StoredInput(store, tuple(encoder["texts"]), tuple(encoder["kinds"])),
         other_layers=tuple(OtherLayer(**other) for other in body["other_layers"]),
         beams=None if body["beams"] is None else _beams(body["beams"]),
         drafts=tuple(Draft(**draft) for draft in body["drafts"]),
@@ -239,6 +240,7 @@ class _StoredTokens:
             texts=tuple(self.words["texts"]),
             prompt_length=self.words["prompt_length"],
             top_texts=tuple(tuple(texts) for texts in self.words["top_texts"]),
+            kinds=tuple(self.words["kinds"]),
             **{name: self.store.tensor(f"tokens.{name}") for name in TOKEN_TENSORS},
         )
 
@@ -249,9 +251,10 @@ class _StoredInput:
 
     store: FileStore
     texts: tuple[str, ...]
+    kinds: tuple[str, ...]
 
     def __call__(self) -> Tokens:
-        return Tokens.unpredicted(self.store.tensor("encoder.ids"), self.texts)
+        return Tokens.unpredicted(self.store.tensor("encoder.ids"), self.texts, self.kinds)
 
 
 def _expected_names(trace: Trace) -> set[str]:

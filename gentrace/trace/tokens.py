@@ -39,9 +39,12 @@ class Tokens:
     """[position, k] their log-probabilities under the distribution really sampled from; −inf where it excluded them."""
     top_texts: tuple[tuple[str, ...], ...]
     """Each alternative decoded on its own, for display."""
+    kinds: tuple[str, ...]
+    """What stands at each position: "text"; "image", "video" or "audio" for a placeholder of such; "virtual" for a learned
+    prefix before the text; "embedding" where the model was given vectors, or a cache, and no ids."""
 
     @classmethod
-    def unpredicted(cls, ids: Positions, texts: tuple[str, ...]) -> "Tokens":
+    def unpredicted(cls, ids: Positions, texts: tuple[str, ...], kinds: tuple[str, ...]) -> "Tokens":
         """Tokens that were only read, so that nothing predicted them."""
         count = len(ids)
         unknown = torch.full((count,), torch.nan)
@@ -57,6 +60,7 @@ class Tokens:
             top_logprobs=torch.zeros(count, 0),
             top_sampled_logprobs=torch.zeros(count, 0),
             top_texts=((),) * count,
+            kinds=kinds,
         )
 
     def __len__(self) -> int:

@@ -73,6 +73,7 @@ def made_tokens(
         top_logprobs=top,
         top_sampled_logprobs=top_sampled,
         top_texts=tuple(tuple(row) if place else () for place, row in enumerate(names)),
+        kinds=("text",) * total,
     )
 
 
