@@ -22,7 +22,8 @@ from gentrace.errors import (
 
 if TYPE_CHECKING:
     from gentrace import views
-    from gentrace.capture.recorder import generate, record
+    from gentrace.capture.oneliners import generate
+    from gentrace.capture.recorder import record
     from gentrace.trace.file import load
     from gentrace.trace.trace import Trace
 
@@ -48,7 +49,7 @@ __all__ = [
 
 _HOMES = {
     "Trace": "gentrace.trace.trace",
-    "generate": "gentrace.capture.recorder",
+    "generate": "gentrace.capture.oneliners",
     "load": "gentrace.trace.file",
     "record": "gentrace.capture.recorder",
 }

@@ -67,9 +67,22 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--html", type=click.Path(path_type=Path), help="Write a replay page to this file.")
 @click.option("--show", help="Layers to show in the page, such as 0,2-5. Default: the last one recorded.")
 @click.option("--sample/--greedy", default=False, help="Sample tokens, or take the likeliest (default).")
+@click.option(
+    "--completion",
+    type=click.Path(path_type=Path),
+    help="Read this file as the prompt's continuation, in one forward, instead of generating.",
+)
 @generation_options
-def run(prompt: str, layers: str | None, out: Path | None, html: Path | None, show: str | None, **options: Any) -> None:
-    """Generate from a prompt, and keep what the model looked at."""
+def run(
+    prompt: str,
+    layers: str | None,
+    out: Path | None,
+    html: Path | None,
+    show: str | None,
+    completion: Path | None,
+    **options: Any,
+) -> None:
+    """Generate from a prompt, or read a finished text, and keep what the model looked at."""
     if out is None and html is None:
         raise click.UsageError("nothing to write: give --out FILE.safetensors, --html PAGE.html, or both")
     with one_line_errors():
@@ -80,7 +93,8 @@ def run(prompt: str, layers: str | None, out: Path | None, html: Path | None, sh
         chosen, shown = parse_layers("--layers", layers), parse_layers("--show", show)
         for path in (out, html):
             check_writable(path)
-        trace = record_prompt(prompt, chosen, **options)
+        written = None if completion is None else completion.read_text(encoding="utf-8")
+        trace = record_prompt(prompt, chosen, written, **options)
         deliver(trace, out, html, shown)
 
 
@@ -96,7 +110,7 @@ def demo(prompt: str, out: Path, open_page: bool, **options: Any) -> None:
         check_writable(out)
         if options["sample"] and not any(options[name] for name in ("temperature", "top_k", "top_p")):
             options |= {"temperature": 0.8, "top_p": 0.9}
-        trace = record_prompt(prompt, None, **options)
+        trace = record_prompt(prompt, None, None, **options)
         deliver(trace, None, out, [layer.index for layer in trace.layers])
     if open_page:
         webbrowser.open(out.resolve().as_uri())
@@ -114,6 +128,7 @@ def info(path: Path) -> None:
 def record_prompt(
     prompt: str,
     layers: list[int] | None,
+    completion: str | None,
     *,
     model: str,
     max_new_tokens: int,
@@ -125,7 +140,7 @@ def record_prompt(
     device: str | None,
     dtype: str | None,
 ) -> "Trace":
-    """Load a model, generate from the prompt, and return the trace.
+    """Load a model, generate from the prompt or read its completion, and return the trace.
 
     Raises:
         OneLine: If the prompt does not fit the model.
@@ -140,7 +155,12 @@ def record_prompt(
     from gentrace.demo import load
 
     network, tokenizer = load(model, device=device, dtype=dtype)
-    check_fits(network, tokenizer, prompt, max_new_tokens, layers)
+    added = max_new_tokens if completion is None else len(tokenizer(completion, add_special_tokens=False)["input_ids"])
+    check_fits(network, tokenizer, prompt, added, layers)
+    if completion is not None:
+        from gentrace.capture.oneliners import read
+
+        return read(network, tokenizer, prompt, completion, layers=layers)
     import torch
     from tqdm import tqdm
 

@@ -41,6 +41,17 @@ def test_run_writes_a_trace_and_its_page(tmp_path: Path) -> None:
     assert "largest relative error" in shown
 
 
+def test_a_completion_is_read_and_not_generated(tmp_path: Path) -> None:
+    written, out = tmp_path / "completion.txt", tmp_path / "trace.safetensors"
+    written.write_text(" They went to the park.", encoding="utf-8")
+    assert call("run", "--prompt", PROMPT, "--completion", written, "--out", out).exit_code == 0
+    trace = gentrace.load(out)
+    assert trace.tokens.text == f"{PROMPT} They went to the park."
+    assert 0 < trace.tokens.prompt_length < len(trace.tokens) == trace.length
+    failed = call("run", "--prompt", PROMPT, "--completion", tmp_path / "missing", "--out", out)
+    fails(failed, "No such file")
+
+
 def test_sampling_is_seeded(tmp_path: Path) -> None:
     def sampled(seed: int) -> list[int]:
         out = tmp_path / f"{seed}.safetensors"

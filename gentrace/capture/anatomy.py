@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from gentrace.capture.lens import attention_names, model_of
 from gentrace.errors import UnsupportedModel
 from gentrace.trace.info import OtherLayer
 
@@ -18,7 +19,8 @@ class Anatomy:
         """Look at the model.
 
         Args:
-            given: What the user wants recorded: a Hugging Face model, a module around one, or any other module.
+            given: What the user wants recorded: a Hugging Face model, a module around one, a bridge of TransformerLens,
+                or any other module.
 
         Raises:
             UnsupportedModel: If it is no module at all.
@@ -27,6 +29,10 @@ class Anatomy:
             raise UnsupportedModel(
                 f"recording {type(given).__name__}", "it is no torch module", "give the model that you generate with"
             )
+        inside = model_of(given)
+        self.bridge: nn.Module | None = None if inside is None else given
+        """The bridge of TransformerLens around the model, if one was given."""
+        given = given if inside is None else inside
         found = next((module for module in given.modules() if isinstance(module, PreTrainedModel)), None)
         self.model: nn.Module = found if found is not None else given
         self.tells_length = found is not None
@@ -35,6 +41,15 @@ class Anatomy:
         if found is not None and found.config.is_encoder_decoder:
             encoder = found.get_encoder()
             self.encoder = encoder if isinstance(encoder, nn.Module) and encoder is not found else None
+
+    def names(self) -> dict[int, str]:
+        """What the modules are called, by their ids: their paths, or what a bridge calls its attention."""
+        names = {id(module): name for name, module in self.model.named_modules()}
+        return names if self.bridge is None else names | attention_names(self.model)
+
+    def bridged(self) -> frozenset[int]:
+        """Ids of the attention modules that belong to a bridge."""
+        return frozenset() if self.bridge is None else frozenset(attention_names(self.model))
 
     def models(self) -> list[nn.Module]:
         """The models inside, the whole one first: those whose forwards have to be told apart."""
@@ -59,8 +74,12 @@ class Anatomy:
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
         if ids is not None:
             return (ids if isinstance(ids, Tensor) else None), ids
-        if embeds is not None or self.tells_length:
+        if embeds is not None:
             return None, embeds
+        if self.tells_length:
+            named = (inputs.get(name) for name in ("decoder_input_ids", "input_values"))
+            ids = next((x for x in named if isinstance(x, Tensor) and not x.is_floating_point()), None)
+            return ids, ids
         for value in inputs.values():
             if isinstance(value, Tensor) and value.dim() in (1, 2, 3):
                 return (value, value) if not value.is_floating_point() and value.dim() < 3 else (None, value)

@@ -39,13 +39,18 @@ def memories(module: nn.Module) -> list[Tensor]:
             names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
             values: list[Any] = [frame.f_locals.get(name) for name in names]
             given = [value for value in values if _is_states(value)]
-            return [value for value in given[1:] if value.data_ptr() != given[0].data_ptr()]
+            return [value for value in given[1:] if _place(value) != _place(given[0])]
         frame = frame.f_back
     return []
 
 
 def _is_states(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 3 and value.is_floating_point()
+
+
+def _place(tensor: Tensor) -> tuple[int, int]:
+    """Where its data lies; without the address, which not every tensor has."""
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 def _own_module(frame: FrameType) -> nn.Module | None:

@@ -2,87 +2,219 @@
 
 While such a module computes, a `TorchFunctionMode` sees every function of torch that it calls. A softmax is attention
 when its input comes from a product of two activations, which tells it apart from a router or a classifier, whose input
-comes from a product with weights. What softmax is given are the finished scores, with every scale, bias and mask.
+comes from a product with weights. Where all that happened between product and softmax is understood, queries and keys
+are recorded; otherwise what softmax is given: the finished scores, with every scale, bias and mask.
 """
 
 import threading
-import types
-from collections.abc import Callable, Container
+from collections.abc import Container, Generator
+from contextlib import contextmanager
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from gentrace.capture.calls import Observer, ScoreCall, VectorCall
-from gentrace.capture.fidelity import Check
+from gentrace.capture.chains import Chain, is_in_blocks
+from gentrace.capture.following import Following, check_mixture, rows_of
 from gentrace.capture.frames import find_caller
-from gentrace.capture.interface import inside_kernel
+from gentrace.capture.parts import Parts, Unreadable
+from gentrace.capture.products import Mixture
+from gentrace.capture.reading import Reading, Shared, mixture_parts, understand
+from gentrace.errors import UnsupportedModel
 
-GROUPS = 4
-"""Products that are remembered with all that was made of them."""
 
-PRODUCTS: frozenset[Any] = frozenset(
-    {
-        torch.matmul,
-        torch.bmm,
-        torch.baddbmm,
-        torch.einsum,
-        torch.mm,
-        Tensor.matmul,
-        Tensor.__matmul__,
-        Tensor.bmm,
-        Tensor.baddbmm,
-        Tensor.mm,
-    }
-)
-SOFTMAXES: frozenset[Any] = frozenset({F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax})
-FUSED: frozenset[Any] = frozenset({F.scaled_dot_product_attention})
+class Attended:
+    """An attention whose weights were computed and have not met the values yet."""
+
+    def __init__(self, module: nn.Module, reading: Reading) -> None:
+        """Begin.
+
+        Args:
+            module: Whose attention it is.
+            reading: What is known of it.
+        """
+        self.module = module
+        self.reading = reading
+        self.parts: Parts | None = None
+        """Its queries and keys, where they are understood."""
+        self.scores: Tensor | None = None
+        """What entered softmax, where that is recorded or may yet have to be."""
+        self.sample: Tensor | None = None
+        """Two rows of the scores, as they were then, as long as nothing is decided."""
+        self.call: VectorCall | ScoreCall | None = None
+        """What is recorded, once that is known."""
+        self.met = False
+        """Whether its weights have met the values, or never will."""
+        self.dropout = 0.0
+        """Share of the weights that was dropped at random."""
 
 
 class FunctionalTap:
     """Watches the modules that a thread is computing; one for a recorder."""
 
-    def __init__(self, modules: Container[int], observer: Observer) -> None:
+    def __init__(self, modules: Container[int], observer: Observer, sources: Container[int] = ()) -> None:
         """Prepare.
 
         Args:
             modules: Ids of the modules that may be found computing attention.
             observer: Who is told.
+            sources: Ids of those among them that belong to a bridge of TransformerLens.
         """
         self._modules = modules
         self._observer = observer
+        self._bridged = sources
+        self._readings: dict[tuple[int, int], Reading] = {}
         self._thread = _Thread()
 
     def enter(self, module: nn.Module) -> None:
         """Begin to watch this thread while it computes ``module``; may be nested."""
-        if not self._thread.inside:
-            self._thread.mode = _Mode(self._see_fused, self._see_softmax)
-            self._thread.mode.__enter__()
-        self._thread.inside.append(module)
+        thread = self._thread
+        if not thread.inside:
+            thread.mode = Following(self._see_fused, self._see_softmax, self._see_mixture)
+            thread.mode.__enter__()
+            thread.times = {}
+        thread.inside.append(module)
 
-    def leave(self, module: nn.Module) -> None:
-        """Undo the newest `enter`, if it was for this module and on this thread."""
-        if not self._thread.inside or self._thread.inside[-1] is not module:
+    def leave(self, module: nn.Module, completed: bool = True) -> None:
+        """Undo the newest `enter`, if it was for this module and on this thread.
+
+        Args:
+            module: The module that was entered.
+            completed: False if it raised an exception.
+        """
+        thread = self._thread
+        if not thread.inside or thread.inside[-1] is not module:
             return
-        self._thread.inside.pop()
-        if not self._thread.inside and self._thread.mode is not None:
-            self._thread.mode.__exit__(None, None, None)
-            self._thread.mode = None
+        thread.inside.pop()
+        if thread.inside:
+            return
+        mode, thread.mode = thread.mode, None
+        if mode is not None:
+            mode.__exit__(None, None, None)
+            mode.close()
+        waiting, thread.waiting = thread.waiting, []
+        if completed:
+            self._give_up(waiting)
 
-    def _see_softmax(self, scores: Tensor) -> ScoreCall | None:
-        found = find_caller(self._modules, skip=2)
-        if found is None:
-            return None
-        call = ScoreCall(found[0], scores)
-        self._observer.see_attention(call)
-        return call
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Inside, this thread is not watched: a compiler would trace the watching into its graph."""
+        mode = self._thread.mode
+        if mode is None:
+            yield
+            return
+        mode.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            mode.__enter__()
+
+    def forget(self) -> None:
+        """A forward of the model has ended on this thread: its masks are not needed any more."""
+        self._thread.shared.forget()
+
+    # What the mode sees
 
     def _see_fused(self, args: tuple[Any, ...], options: dict[str, Any], output: Tensor) -> None:
         found = find_caller(self._modules, skip=2)
         if found is not None:
-            self._observer.see_attention(_vector_call(found[0], args, options, output))
+            self._tell(_fused_call(found[0], args, options, output))
+
+    def _see_softmax(self, chain: Chain, scores: Tensor, dim: int) -> Attended | None:
+        """A softmax is about to be computed; what comes after may write into the scores."""
+        found = find_caller(self._modules, skip=2)
+        if found is None or is_in_blocks(chain, scores):
+            return None
+        module, thread = found[0], self._thread
+        thread.waiting, old = [], thread.waiting
+        self._give_up([one for one in old if one.module is not module])
+        thread.waiting = [one for one in old if one.module is module]
+        nth = thread.times.get(id(module), 0)
+        thread.times[id(module)] = nth + 1
+        reading = self._readings.setdefault((id(module), nth), Reading())
+        attended = Attended(module, reading)
+        last = dim in (-1, scores.dim() - 1)
+        if reading.vectors is not False and last:
+            try:
+                attended.parts = understand(chain, scores, reading, thread.shared)
+            except Unreadable as problem:
+                self._cannot_read(attended, problem)
+        else:
+            reading.vectors = False
+        if reading.vectors is not True:
+            attended.scores = scores.movedim(dim, -1)
+        if reading.vectors is False:
+            attended.call = ScoreCall(module, attended.scores if attended.scores is not None else scores)
+            attended.met = not last or scores.dim() < 2
+        if last and scores.dim() > 1 and reading.vectors is not True:
+            attended.sample = scores.detach()[..., rows_of(scores), :].clone()
+        thread.waiting.append(attended)
+        self._tell_waiting()
+        return attended if last and scores.dim() > 1 else None
+
+    def _see_mixture(self, attended: Attended, mixture: Mixture | None) -> None:
+        """Weights have met values, or None if they met something else."""
+        if attended.met:
+            return
+        attended.met = True
+        reading, parts = attended.reading, attended.parts
+        if parts is not None and attended.call is None:
+            try:
+                if mixture is None:
+                    raise Unreadable("weights that are not only mixing values")
+                parts, value, output = mixture_parts(parts, mixture, reading)
+            except Unreadable as problem:
+                self._cannot_read(attended, problem)
+                self._score_call(attended)
+            else:
+                reading.vectors = True
+                attended.call = _vector_call(attended.module, parts, value, output, attended.dropout)
+        sample = None if attended.dropout else attended.sample
+        if isinstance(attended.call, ScoreCall) and mixture is not None and sample is not None:
+            check = check_mixture(sample, attended.call.scores, mixture)
+            if check is not None:
+                attended.call.checks.append(check)
+        attended.sample = None
+        self._tell_waiting()
+
+    # What is recorded of it
+
+    def _cannot_read(self, attended: Attended, problem: Unreadable) -> None:
+        """Keep the scores from now on, unless queries and keys were recorded before."""
+        attended.parts = None
+        if attended.reading.vectors:
+            raise UnsupportedModel(
+                f"recording attention of a {type(attended.module).__name__}",
+                f"its queries and keys were recorded, and now it does something else: {problem}",
+                "exclude the layer with layers=",
+            )
+        attended.reading.vectors = False
+
+    def _score_call(self, attended: Attended) -> None:
+        if attended.scores is not None:
+            attended.call = ScoreCall(attended.module, attended.scores)
+
+    def _give_up(self, waiting: list[Attended]) -> None:
+        """Record what is known of attention whose weights met no values before its module had ended."""
+        for attended in waiting:
+            if attended.call is None:
+                attended.met = True
+                self._cannot_read(attended, Unreadable("its weights meet no values"))
+                self._score_call(attended)
+            if attended.call is not None:
+                self._tell(attended.call)
+
+    def _tell_waiting(self) -> None:
+        """Hand over what is known, in the order in which the weights were computed."""
+        waiting = self._thread.waiting
+        while waiting and (call := waiting[0].call) is not None:
+            waiting.pop(0).scores = None
+            self._tell(call)
+
+    def _tell(self, call: VectorCall | ScoreCall) -> None:
+        if id(call.module) in self._bridged:
+            call.source = "lens"
+        self._observer.see_attention(call)
 
 
 class _Thread(threading.local):
@@ -90,146 +222,37 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.inside: list[nn.Module] = []
-        self.mode: _Mode | None = None
+        self.mode: Following[Attended] | None = None
+        self.shared = Shared()
+        self.times: dict[int, int] = {}
+        """Attentions of each module so far."""
+        self.waiting: list[Attended] = []
+        """Attention that is not recorded yet."""
 
 
-class _Product:
-    """What was made of a product of two activations, so far."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[int, Tensor] = {}
-        self.call: ScoreCall | None = None
-        """The attention whose weights these are, once softmax was taken."""
-        self.sample: Tensor | None = None
-        """Two rows of its scores, as they were then."""
-
-
-class _Mode(TorchFunctionMode):
-    """Follows products to softmax, and weights to values."""
-
-    def __init__(
-        self,
-        see_fused: Callable[[tuple[Any, ...], dict[str, Any], Tensor], None],
-        see_softmax: Callable[[Tensor], ScoreCall | None],
-    ) -> None:
-        super().__init__()
-        self._see_fused = see_fused
-        self._see_softmax = see_softmax
-        self._products: list[_Product] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        options = kwargs or {}
-        if inside_kernel():
-            return func(*args, **options)
-        if func is F.multi_head_attention_forward:
-            # It would run unseen, since a function that the mode was told of does not tell of its parts.
-            with self:
-                return _OPEN_MULTI_HEAD(*args, **options)
-        if func in FUSED:
-            output = func(*args, **options)
-            self._see_fused(args, options, output)
-            return output
-        if func in SOFTMAXES:
-            return self._softmax(func, args, options)
-        result = func(*args, **options)
-        if func in PRODUCTS:
-            self._product(func, args, result)
-        elif self._products and isinstance(result, Tensor | tuple | list):
-            source = self._source(args)
-            if source is not None:
-                _remember(source, result)
-        return result
-
-    def _softmax(self, func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
-        scores = args[0] if args else options["input"]
-        source = self._source((scores,))
-        dim = options.get("dim", args[1] if len(args) > 1 else None)
-        call = None
-        if source is not None and isinstance(dim, int):
-            # Seen before it is computed: what comes after may write into the scores.
-            call = self._see_softmax(scores.movedim(dim, -1))
-            call = call if scores.dim() > 1 else None
-        weights = func(*args, **options)
-        if call is not None and dim in (-1, scores.dim() - 1):
-            product = self._begin()
-            product.call, product.sample = call, scores.detach()[..., _rows_of(scores), :].clone()
-            _remember(product, weights)
-        return weights
-
-    def _product(self, func: Any, args: tuple[Any, ...], result: Tensor) -> None:
-        tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        weights = next((source for source in map(self._source_of, tensors) if source and source.call), None)
-        if weights is not None and weights.call is not None and weights.sample is not None:
-            check = _check(func, args, weights.sample, weights.call.scores, result)
-            if check is not None:
-                weights.call.checks.append(check)
-            weights.call = None
-        elif len(tensors) > 1 and not any(isinstance(tensor, nn.Parameter) for tensor in tensors[-2:]):
-            _remember(self._begin(), result)
-        elif (source := self._source(args)) is not None:
-            _remember(source, result)
-
-    def _begin(self) -> _Product:
-        product = _Product()
-        self._products = [*self._products[1 - GROUPS :], product]
-        return product
-
-    def _source(self, args: Any) -> _Product | None:
-        """The product that any of these arguments was made of."""
-        for arg in args:
-            if isinstance(arg, Tensor):
-                found = self._source_of(arg)
-            elif isinstance(arg, list | tuple):
-                found = self._source(arg)
-            else:
-                continue
-            if found is not None:
-                return found
-        return None
-
-    def _source_of(self, tensor: Tensor) -> _Product | None:
-        for product in reversed(self._products):
-            if id(tensor) in product.tensors:
-                return product
-        return None
+def _vector_call(module: nn.Module, parts: Parts, value: Tensor, output: Tensor, dropout: float) -> VectorCall:
+    options: dict[str, Any] = {
+        "scaling": parts.scale,
+        "softcap": parts.softcap,
+        "is_causal": False,
+        "dropout": dropout,
+    }
+    if parts.bias is not None:
+        options["position_bias"] = parts.bias
+    if parts.sinks is not None:
+        options["s_aux"] = parts.sinks
+    return VectorCall(module, "softmax", parts.query, parts.key, value, parts.mask, options, output, "functional")
 
 
-def _remember(product: _Product, result: Any) -> None:
-    if isinstance(result, Tensor):
-        product.tensors[id(result)] = result
-    elif isinstance(result, tuple | list):
-        for part in result:
-            _remember(product, part)
-
-
-def _rows_of(scores: Tensor) -> slice:
-    """The row in the middle and the last one."""
-    middle, last = scores.shape[-2] // 2, scores.shape[-2] - 1
-    return slice(middle, last + 1, max(1, last - middle))
-
-
-def _check(func: Any, args: tuple[Any, ...], sample: Tensor, scores: Tensor, result: Tensor) -> Check | None:
-    """Mix the values with the softmax of the scores and compare two rows with what the module computed.
-
-    Dropout and whatever else changes the weights on their way shows itself here.
-    """
-    if func is torch.einsum or len(args) != 2 or args[0].shape != scores.shape or args[1].dim() != scores.dim():
-        return None
-    rows = range(scores.shape[-2])[_rows_of(scores)]
-    expected = sample.float().softmax(-1) @ args[1].detach().float()
-    found = result.detach()[..., _rows_of(scores), :].float()
-    difference = (found - expected).abs().amax(-1)
-    size = found.abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny)
-    return Check(tuple(rows), difference / size)
-
-
-def _vector_call(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], output: Tensor) -> VectorCall:
+def _fused_call(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], output: Tensor) -> VectorCall:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = dict(zip(names, args, strict=False)) | options
     query, key, value = (_four_axes(given[name]) for name in ("query", "key", "value"))
-    said = {"scaling": given.get("scale"), "is_causal": bool(given.get("is_causal", False))}
+    said = {
+        "scaling": given.get("scale"),
+        "is_causal": bool(given.get("is_causal", False)),
+        "dropout": given.get("dropout_p", 0.0),
+    }
     mask = given.get("attn_mask")
     return VectorCall(
         module,
@@ -249,12 +272,3 @@ def _four_axes(tensor: Tensor) -> Tensor:
     while tensor.dim() < 4:
         tensor = tensor[None]
     return tensor
-
-
-_OPEN_MULTI_HEAD = types.FunctionType(
-    F.multi_head_attention_forward.__code__,
-    F.multi_head_attention_forward.__globals__ | {"has_torch_function": lambda _: False},
-    "multi_head_attention_forward",
-    F.multi_head_attention_forward.__defaults__,
-    F.multi_head_attention_forward.__closure__,
-)

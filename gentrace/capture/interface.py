@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
@@ -19,6 +20,9 @@ from gentrace.errors import CaptureError
 
 Kernel = Callable[..., tuple[Tensor, Any]]
 
+
+SEEN = "_gentrace_seen"
+"""Attribute of modules in a compiled graph: the list of what their kernels saw."""
 
 _lock = threading.Lock()
 _observers: dict[int, Observer] = {}
@@ -54,12 +58,13 @@ def unwatch(modules: list[nn.Module], observer: Observer) -> None:
                 del _observers[id(module)]
         if not _observers:
             AttentionInterface.get_interface = _original
-            _observed_kernels.clear()
 
 
 def _watched_look_up(self: AttentionInterface, attn_implementation: str, default: Kernel) -> Kernel:
     kernel = _original(self, attn_implementation, default)
-    # A plain dictionary, since torch.compile traces through this and warns of functools' caches.
+    if torch.compiler.is_compiling():
+        # A dictionary that grows would have the compiler trace everything again.
+        return _seen_by_graph(kernel, attn_implementation)
     observed = _observed_kernels.get((kernel, attn_implementation))
     if observed is None:
         observed = _observed_kernels[kernel, attn_implementation] = _observed(kernel, attn_implementation)
@@ -78,6 +83,24 @@ _depth = _Depth()
 def inside_kernel() -> bool:
     """Whether this thread is inside a kernel of the registry, whose softmax is no attention of its own."""
     return _depth.inside > 0
+
+
+def _seen_by_graph(kernel: Kernel, implementation: str) -> Kernel:
+    """The kernel as a compiler traces it: what it sees becomes an output of the graph."""
+
+    def call(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
+    ) -> tuple[Tensor, Any]:
+        result = kernel(module, query, key, value, *args, **options)
+        mask = args[0] if args else options.get("attention_mask")
+        seen = getattr(module, SEEN, None)
+        if seen is not None:
+            seen.append((implementation, query, key, value, mask, options, result[0]))
+        elif (observer := _observers.get(id(module))) is not None:
+            observer.see_attention(VectorCall(module, implementation, query, key, value, mask, options, result[0]))
+        return result
+
+    return call
 
 
 def _observed(kernel: Kernel, implementation: str) -> Kernel:

@@ -38,8 +38,15 @@ def begin_layer(run: Run, site: Site, call: VectorCall, fed: int, settings: Sett
         raise UnsupportedModel(
             f"recording attention of {site.name}", "a paged cache (continuous batching)", "use generate without it"
         )
+    if options.get("sinks") is not None:
+        raise UnsupportedModel(
+            f"recording attention of {site.name} ({type(site.module).__name__})",
+            "sinks that differ from query to query",
+            "exclude the layer with layers=",
+        )
     sinks = options.get("s_aux")
-    sinks = getattr(site.module, "sinks", None) if sinks is None else sinks
+    if sinks is None and call.source == "interface":
+        sinks = getattr(site.module, "sinks", None)
     scale = options.get("scaling")
     window = options.get("sliding_window")
     window = getattr(site.module, "sliding_window", None) if window is None else window

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gentrace.capture.layers import Patches, Placed
 from gentrace.capture.shares import Share
+from gentrace.errors import UnsupportedModel
 from gentrace.stitch.mask import VisibleKeys
 
 
@@ -49,13 +50,19 @@ class MaskColumns:
         """
         rows, slots = share.rows, share.slots[: share.fed]
         seen = self.seen[rows]
-        start, stop = self._start[slots, rows], self._stop[slots, rows]
+        whole = start, stop = self._start[slots, rows], self._stop[slots, rows]
         if keys.unbroken and not self._dense:
             first = keys.rows[0] if keys.fed else 0
             start, stop = ((edge - first).clamp(0, keys.fed) for edge in (start, stop))
+            counts = whole[1] - whole[0]
+            _refuse_padding(seen & (counts != stop - start), share)
             visible = VisibleKeys.from_runs(start, stop)
         else:
-            visible = VisibleKeys.from_dense(self._dense_rows(share, keys.rows, start, stop))
+            every = torch.arange(max(1, int(stop.max()), int(keys.rows[-1]) + 1))
+            dense = self._dense_rows(share, every, start, stop)
+            shown = dense[:, keys.rows]
+            _refuse_padding(seen & (dense.sum(-1) != shown.sum(-1)), share)
+            visible = VisibleKeys.from_dense(shown)
         visible.start[~seen] = -1
         visible.stop[~seen] = -1
         return visible
@@ -71,6 +78,16 @@ class MaskColumns:
                 line[key_start : key_start + len(shown)] = shown
                 visible[position] = line[columns]
         return visible
+
+
+def _refuse_padding(wrong: Tensor, share: Share) -> None:
+    """Refuse rows of text that look at padding: their weights do not belong to the text alone."""
+    if bool(wrong.any()):
+        raise UnsupportedModel(
+            "recording a padded batch",
+            f"row {int(wrong.nonzero()[0])} of sequence {share.entry} looks at padding",
+            "the model does not hide it; generate from one text at a time",
+        )
 
 
 def assemble(patches: Patches, share: Share, keys: Share, fill: float) -> Tensor:

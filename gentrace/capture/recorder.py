@@ -17,10 +17,12 @@ from torch import nn
 
 from gentrace.capture import interface
 from gentrace.capture.anatomy import Anatomy
+from gentrace.capture.compiled import CompiledWatch, fix_number
 from gentrace.capture.decoding import GenerateWatch, find_generators
 from gentrace.capture.fidelity import TOLERANCE
 from gentrace.capture.finish import finish
 from gentrace.capture.functional import FunctionalTap
+from gentrace.capture.lens import BridgeWatch
 from gentrace.capture.run import Run
 from gentrace.capture.sites import Settings
 from gentrace.capture.tracking import Tracker
@@ -86,18 +88,20 @@ class Recorder:
 
     def __init__(self, model: nn.Module, tokenizer: Any, settings: Settings, budget: int | None) -> None:
         """Prepare; nothing is attached yet."""
+        self._given = model
         self._anatomy = Anatomy(model)
         self._model = self._anatomy.model
         self._tokenizer = tokenizer
         self._top_k = settings.top_k
         self._modules = list(self._model.modules())
-        names = {id(module): name for name, module in self._model.named_modules()}
+        names = self._anatomy.names()
         self._tracker = Tracker(self._anatomy, names, settings, budget)
-        self._tap = FunctionalTap(names, self._tracker)
+        self._tap = FunctionalTap(names, self._tracker, self._anatomy.bridged())
         self._tapped: dict[int, nn.Module] = {}
         self._discovered: set[int] = set()
         self._hooks: list[Any] = []
-        self._watches: list[GenerateWatch] = []
+        self._watches: list[GenerateWatch | BridgeWatch] = []
+        self._compiled: CompiledWatch | None = None
         self._traces: dict[int, list[Trace]] = {}
         self._entered = False
 
@@ -175,6 +179,8 @@ class Recorder:
         return traces[0]
 
     def _attach(self) -> None:
+        watched = CompiledWatch(self._given, self._model, self._anatomy.models(), self._tracker, self._tap.paused)
+        self._compiled = watched
         # The models inside are hooked too: a decoder's hidden states are needed, and a user may call it directly.
         for module in self._anatomy.models():
             names = list(inspect.signature(module.forward).parameters)
@@ -182,22 +188,34 @@ class Recorder:
             def begin(
                 module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str] = names
             ) -> None:
+                if self._told_by_compiled():
+                    return
                 self._tracker.forward_begins(module, dict(zip(names, args, strict=False)) | kwargs)
                 if id(module) not in self._discovered and not torch.compiler.is_compiling():
                     self._tap.enter(module)
 
             def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                if self._told_by_compiled():
+                    watched.note_output(module, output)
+                    return
                 if not torch.compiler.is_compiling():
-                    self._tap.leave(module)
+                    self._tap.leave(module, output is not None)
+                    self._tap.forget()
                     if output is not None:
                         self._discovered.add(id(module))
                 self._tracker.forward_ends(module, output)
                 self._tap_found()
 
-            self._hooks.append(module.register_forward_pre_hook(begin, with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(end, always_call=True))
+            self._hooks.append(fix_number(module.register_forward_pre_hook(begin, with_kwargs=True)))
+            self._hooks.append(fix_number(module.register_forward_hook(end, always_call=True)))
         generators = find_generators(self._model)
         self._watches.extend(GenerateWatch(model, self._tracker, self._top_k) for model in generators)
+        if self._anatomy.bridge is not None:
+            self._watches.append(BridgeWatch(self._anatomy.bridge, self._tracker))
+
+    def _told_by_compiled(self) -> bool:
+        """Whether this runs inside a graph whose call is watched as a whole."""
+        return torch.compiler.is_compiling() and self._compiled is not None and self._compiled.active
 
     def _tap_found(self) -> None:
         """Watch the modules in which the functional tap found attention, from now on only those."""
@@ -212,70 +230,14 @@ class Recorder:
         self._tap.enter(module)
 
     def _leave_tapped(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._tap.leave(module)
+        self._tap.leave(module, output is not None)
 
     def _detach(self) -> None:
-        for attached in (*self._hooks, *self._watches):
+        compiled = [] if self._compiled is None else [self._compiled]
+        for attached in (*self._hooks, *self._watches, *compiled):
             attached.remove()
         self._hooks, self._watches = [], []
         interface.unwatch(self._modules, self._tracker)
-
-
-def generate(model: Any, tokenizer: Any, prompt: str | list[str], **options: Any) -> Trace | list[Trace]:
-    """Generate from text and return what the model looked at.
-
-    Args:
-        model: A decoder-only Hugging Face model.
-        tokenizer: Its tokenizer.
-        prompt: A text, or a list of texts, which are generated from together.
-        options: Arguments of ``model.generate``; those of `record` (``layers``, ``values``, ``top_k``, ``max_bytes``,
-            ``spill_dir``, ``verify``) go there.
-
-    Returns:
-        A trace; a list of them for a list of texts or with ``num_return_sequences`` above 1.
-
-    Raises:
-        CaptureError: If a prompt has no tokens.
-    """
-    recording = {name: options.pop(name) for name in RECORDING_OPTIONS & options.keys()}
-    texts = [prompt] if isinstance(prompt, str) else list(prompt)
-    inputs = encode(tokenizer, texts)
-    device = next(model.parameters()).device
-    with record(model, tokenizer, **recording) as recorder, torch.no_grad():
-        model.generate(**{name: tensor.to(device) for name, tensor in inputs.items()}, **options)
-    traces = recorder.traces
-    return traces[0] if isinstance(prompt, str) and len(traces) == 1 else traces
-
-
-RECORDING_OPTIONS = frozenset({"layers", "values", "top_k", "max_bytes", "spill_dir", "verify"})
-
-
-def encode(tokenizer: Any, texts: list[str]) -> dict[str, torch.Tensor]:
-    """Tokenize prompts and pad them on the left, with or without a padding token.
-
-    Args:
-        tokenizer: The tokenizer.
-        texts: The prompts.
-
-    Returns:
-        ``input_ids`` and ``attention_mask``, each ``[batch, position]``.
-
-    Raises:
-        CaptureError: If there is no prompt, or one has no tokens.
-    """
-    rows = [tokenizer(text)["input_ids"] for text in texts]
-    empty = [index for index, row in enumerate(rows) if not row]
-    if not rows or empty:
-        raise CaptureError(
-            "tokenizing prompts",
-            f"prompt {empty[0]} has no tokens: {texts[empty[0]]!r}" if empty else "the list of prompts is empty",
-            "give each prompt some text",
-        )
-    width = max(len(row) for row in rows)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else rows[0][0]
-    ids = [[pad] * (width - len(row)) + list(row) for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
 
 def warn_of_infidelity(run: Run) -> None:

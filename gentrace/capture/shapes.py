@@ -56,6 +56,11 @@ def separate_batch(call: VectorCall, batch: int) -> None:
         rearrange(tensor, "1 (batch head) position dim -> batch head position dim", batch=batch)
         for tensor in (call.query, call.key, call.value)
     )
+    bias = call.options.get("position_bias")
+    if isinstance(bias, Tensor) and bias.shape[-3] == batch * call.query.shape[1]:
+        flat = bias.reshape(-1, *bias.shape[-2:])
+        split = rearrange(flat, "(batch head) query key -> batch head query key", batch=batch)
+        call.options = {**call.options, "position_bias": split}
     call.output = rearrange(call.output, "1 position (batch head) dim -> batch position head dim", batch=batch)
     if isinstance(call.mask, Tensor) and call.mask.shape[0] in (1, batch * call.query.shape[1]) and call.mask.dim() > 2:
         merged = call.mask if call.mask.dim() == 3 else call.mask[0]

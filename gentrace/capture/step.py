@@ -62,6 +62,8 @@ class Step:
         """The first position whose row is recorded; those before are known already, in the slots of their time."""
         self.shuffled = False
         """Whether beam search has shuffled the batch since the rows before were recorded."""
+        self.dropout = False
+        """Whether a kernel dropped weights at random."""
         self.seen = 0
         """Attentions seen, recorded or not."""
         self._newest: tuple[nn.Module, Tensor] | None = None
@@ -112,9 +114,12 @@ class Step:
         return query.data_ptr() == call.query.data_ptr() and query.shape == call.query.shape
 
     def _see_vectors(self, site: Site, call: VectorCall, settings: Settings) -> None:
-        if call.source == "functional":
+        if call.source != "interface":
             separate_batch(call, self.run.batch)
         query, key, value = call.query, call.key, call.value
+        if self._is_cut(site, call):
+            self._see_newest(site, call, settings)
+            return
         if query.shape[0] != self.run.batch or query.shape[2] != self.queries:
             raise self._misfit(site, query, key)
         placed = self._place(site, call)
@@ -140,10 +145,27 @@ class Step:
             layer.unsettled.append(placed)
         if added is not None:
             layer.biases.write(added, placed.landing)
-        if settings.verify and (rows := self._rows_to_check(order)):
+        dropout = bool(call.options.get("dropout"))
+        self.dropout |= dropout
+        if settings.verify and not dropout and (rows := self._rows_to_check(order)):
             layer.flush(self.run.limit)
             rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
             layer.checks.append(self._check(layer, call, placed, rule, rows, added))
+
+    def _is_cut(self, site: Site, call: VectorCall) -> bool:
+        """Whether a layer that borrows its keys computes only the rows that somebody will read."""
+        fewer = 0 < call.query.shape[2] < self.queries <= call.key.shape[2]
+        return fewer and site.kind == "self" and bool(getattr(site.module, "is_kv_shared_layer", False))
+
+    def _see_newest(self, site: Site, call: VectorCall, settings: Settings) -> None:
+        """Record a call whose queries are the newest of this forward's; rows before them do not exist."""
+        whole = self.fed, self.queries, self._placed
+        self.queries = call.query.shape[2]
+        self.fed, self._placed = whole[0] + whole[1] - self.queries, {}
+        try:
+            self._see_vectors(site, call, settings)
+        finally:
+            self.fed, self.queries, self._placed = whole
 
     def _check(
         self,

@@ -164,7 +164,9 @@ class PendingTokens:
         found = self._readouts
         if found is None:
             return
-        place = {column: position for position, column in enumerate(self._columns.tolist())}
+        # A readout belongs to the token in the column after its row, unless padding lies there.
+        columns = self._columns.tolist()
+        place = {before + 1: position for position, before in enumerate(columns[:-1], start=1)} | {columns[0]: 0}
         entries = [index for index, column in enumerate(found.columns.tolist()) if column in place]
         positions = torch.tensor([place[int(found.columns[index])] for index in entries], dtype=torch.int64)
         here = torch.tensor(entries, dtype=torch.int64), self._entry
@@ -174,13 +176,11 @@ class PendingTokens:
         """Put the hidden states of rows that had no logits through the output head."""
         missing = table["top_ids"][:, 0] < 0
         states, positions = [], []
-        for position, column in enumerate(self._columns.tolist()):
-            if position and missing[position]:
-                for start, hidden in reversed(self._hidden):
-                    if start <= column - 1 < start + len(hidden):
-                        states.append(hidden[column - 1 - start])
-                        positions.append(position)
-                        break
+        for position in range(1, len(self._columns)):
+            row = self._row_before(position) if missing[position] else None
+            if row is not None:
+                states.append(row)
+                positions.append(position)
         if not states:
             return None
         if self._head is None:
@@ -198,13 +198,24 @@ class PendingTokens:
 
     def _head_agrees(self, head: OutputHead, table: dict[str, Tensor]) -> bool:
         """Check the head on a row whose logits the model itself computed; without such a row it is taken as it is."""
-        for position, column in enumerate(self._columns.tolist()):
-            if position and table["top_ids"][position, 0] >= 0:
-                for start, hidden in reversed(self._hidden):
-                    if start <= column - 1 < start + len(hidden):
-                        known = table["top_ids"][position][None], table["top_logprobs"][position][None]
-                        return agrees(head, hidden[column - 1 - start][None], *known)
+        for position in range(1, len(self._columns)):
+            row = self._row_before(position) if table["top_ids"][position, 0] >= 0 else None
+            if row is not None:
+                known = table["top_ids"][position][None], table["top_logprobs"][position][None]
+                try:
+                    return agrees(head, row[None], *known)
+                except Exception:
+                    # The head of an unusual model may want anything of its decoder.
+                    return False
         return True
+
+    def _row_before(self, position: int) -> Tensor | None:
+        """``[hidden]`` the final state of the token before, which lies further back where padding lies between."""
+        column = int(self._columns[position - 1])
+        for start, hidden in reversed(self._hidden):
+            if start <= column < start + len(hidden):
+                return hidden[column - start]
+        return None
 
 
 READOUT_FIELDS = (

@@ -5,6 +5,7 @@ come with its cache or inside the same ``generate``; threads are followed separa
 """
 
 import threading
+import warnings
 import weakref
 from typing import Any
 
@@ -113,7 +114,7 @@ class Tracker:
                 f"it ran outside a forward of {type(self._anatomy.model).__name__}",
                 "call the model that was given to gentrace.record, not a part of it",
             )
-        if call.source == "functional" and all(known is not call.module for known in self.functional):
+        if call.source != "interface" and all(known is not call.module for known in self.functional):
             self.functional.append(call.module)
         if step.unplaced:
             self._place_step(step, call)
@@ -132,8 +133,11 @@ class Tracker:
             return "inner"
         if module is anatomy.encoder:
             return "encoder"
-        if inputs.get("input_ids") is None and inputs.get("inputs_embeds") is None and anatomy.is_foreign(module):
-            return "aside"
+        if inputs.get("input_ids") is None and anatomy.is_foreign(module):
+            vectors, step = inputs.get("inputs_embeds"), thread.step
+            # Vectors of another length are not the text's.
+            if vectors is None or (step is not None and vectors.shape[:2] != (step.batch, step.queries)):
+                return "aside"
         if thread.step is not None:
             return "inner"
         return "outer" if anatomy.wraps_encoder(module) else "step"
@@ -153,6 +157,12 @@ class Tracker:
                 f"recording a forward of {type(module).__name__}",
                 f"an input of shape {tuple(given.shape)}",
                 "give at least one token",
+            )
+        if ids is not None and ids.dim() > 2:
+            raise UnsupportedModel(
+                f"recording a forward of {type(module).__name__}",
+                f"token ids of shape {tuple(ids.shape)}, several at each position",
+                "models that write in codebooks are not supported",
             )
         cache = inputs.get("past_key_values")
         linked = self._links.run_of(cache)
@@ -210,6 +220,13 @@ class Tracker:
         if run.forwards == 1:
             run.prompt_stop = run.stop
             self._check_layers(step)
+            if step.dropout:
+                warnings.warn(
+                    f"{type(self._anatomy.model).__name__} is in training mode and drops attention weights at random: "
+                    "the trace holds them as they are before that; call model.eval() first",
+                    UserWarning,
+                    stacklevel=2,
+                )
         self._links.link(cache_of(output) or step.cache, run)
         keep_distributions(self._anatomy.model, step, output, self._thread.generation, self._settings.top_k)
 
@@ -279,6 +296,11 @@ class Tracker:
             )
         self._thread.generation = Generation()
         return self._thread.generation
+
+    def switch(self, generation: Generation | None) -> Generation | None:
+        """Make a generation, or none, the one of this thread's forwards; returns the one before."""
+        before, self._thread.generation = self._thread.generation, generation
+        return before
 
     def generation_ends(self, generation: Generation, sequences: Tensor | None) -> None:
         """It ended, with the returned ids or, after an exception, without."""

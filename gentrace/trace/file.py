@@ -87,7 +87,11 @@ def _checked(layers: Mapping[int, LayerFidelity]) -> list[list[Any]]:
 
 def _encoder_body(trace: Trace) -> dict[str, Any] | None:
     tokens = trace.encoder_tokens
-    return None if tokens is None else {"length": trace.encoder_length, "texts": list(tokens.texts), "kinds": list(tokens.kinds)}
+    return (
+        None
+        if tokens is None
+        else {"length": trace.encoder_length, "texts": list(tokens.texts), "kinds": list(tokens.kinds)}
+    )
 
 
 def load(path: str | PathLike[str]) -> Trace:
@@ -213,7 +217,9 @@ def _build(body: dict[str, Any], store: FileStore) -> Trace:
         store,
         _StoredTokens(store, body["tokens"]),
         encoder_length=0 if encoder is None else encoder["length"],
-        read_encoder_tokens=None if encoder is None else _StoredInput(store, tuple(encoder["texts"]), tuple(encoder["kinds"])),
+        read_encoder_tokens=None
+        if encoder is None
+        else _StoredInput(store, tuple(encoder["texts"]), tuple(encoder["kinds"])),
         other_layers=tuple(OtherLayer(**other) for other in body["other_layers"]),
         beams=None if body["beams"] is None else _beams(body["beams"]),
         drafts=tuple(Draft(**draft) for draft in body["drafts"]),
@@ -221,11 +227,10 @@ def _build(body: dict[str, Any], store: FileStore) -> Trace:
 
 
 def _beams(body: dict[str, Any]) -> Beams:
-    steps = [
-        BeamStep(**{name: tuple(value) if isinstance(value, list) else value for name, value in step.items()})
-        for step in body["steps"]
-    ]
-    return Beams(body["width"], tuple(steps))
+    def tupled(step: dict[str, Any]) -> dict[str, Any]:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in step.items()}
+
+    return Beams(body["width"], tuple(BeamStep(**tupled(step)) for step in body["steps"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ class Tokens:
     top_texts: tuple[tuple[str, ...], ...]
     """Each alternative decoded on its own, for display."""
     kinds: tuple[str, ...]
-    """What stands at each position: "text"; "image", "video" or "audio" for a placeholder of such; "virtual" for a learned
-    prefix before the text; "embedding" where the model was given vectors, or a cache, and no ids."""
+    """What stands at each position: "text"; "image", "video" or "audio" for a placeholder of such; "virtual" for a
+    learned prefix before the text; "embedding" where the model was given vectors, or a cache, and no ids."""
 
     @classmethod
     def unpredicted(cls, ids: Positions, texts: tuple[str, ...], kinds: tuple[str, ...]) -> "Tokens":

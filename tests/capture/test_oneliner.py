@@ -7,7 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import gentrace
-from gentrace.capture.recorder import encode
+from gentrace.capture.oneliners import encode, read
+from gentrace.demo import load_story_model
 from tests.capture.test_texts import byte_level
 from tests.models import tiny
 
@@ -52,8 +53,8 @@ def test_prompts_without_tokens_are_refused(model: LlamaForCausalLM) -> None:
         gentrace.generate(model, byte_level(), [])
 
 
-def test_padding_is_on_the_left() -> None:
-    inputs = encode(byte_level(), ["abc", "d"])
+def test_padding_is_on_the_left(model: LlamaForCausalLM) -> None:
+    inputs = encode(byte_level(), ["abc", "d"], model)
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert inputs["input_ids"][1, -1] == inputs["input_ids"].new_tensor(byte_level().encode("d"))
 
@@ -93,3 +94,27 @@ def test_infidelity_is_warned_of() -> None:
         assert recorder.trace.fidelity.error != recorder.trace.fidelity.error
     finally:
         del ALL_ATTENTION_FUNCTIONS._global_mapping["wrong"]
+
+
+def test_reading_a_completion_gives_the_trace_of_its_generation() -> None:
+    model, tokenizer = load_story_model()
+    with gentrace.record(model, tokenizer) as recorder:
+        ids = tokenizer("Once upon a time", return_tensors="pt")["input_ids"]
+        model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+    generated = recorder.trace
+    completion = "".join(generated.tokens.texts[generated.tokens.prompt_length :])
+    trace = read(model, tokenizer, "Once upon a time", completion)
+    assert trace.tokens.ids.tolist() == generated.tokens.ids.tolist()
+    assert trace.tokens.prompt_length == generated.tokens.prompt_length
+    count = generated.length
+    for layer in range(4):
+        found = trace.attention(layer)[:, :count, :count]
+        assert torch.allclose(found, generated.attention(layer), atol=1e-5)
+        finite = generated.scores(layer).isfinite()
+        assert torch.allclose(
+            trace.scores(layer)[:, :count, :count][finite], generated.scores(layer)[finite], atol=1e-4
+        )
+    assert torch.allclose(trace.tokens.logprobs[1:], generated.tokens.logprobs[1:], atol=1e-4)
+    assert bool(trace.tokens.sampled_logprobs.isnan().all())
+    with pytest.raises(gentrace.CaptureError, match="it has no tokens"):
+        read(model, tokenizer, "Once", "")

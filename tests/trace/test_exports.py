@@ -7,11 +7,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import gentrace
 from gentrace.errors import AttentionUnavailable
 from gentrace.trace.exports import to_activation_cache, to_hf
+from tests.capture.homemade import Decoder, talking
 from tests.models import SDPA_TYPES, VOCAB, prompt, tiny
 from tests.oracle import distance, full_forward
 
@@ -106,13 +107,9 @@ def test_an_activation_cache_is_used_as_usual() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_layer_without_vectors_is_exported_without_them() -> None:
-    model = AutoModelForCausalLM.from_config(
-        GPTNeoConfig(
-            vocab_size=VOCAB, hidden_size=48, num_layers=2, attention_types=[[["global", "local"], 1]], num_heads=4
-        )
-    ).eval()
+    model = Decoder(talking)
     with gentrace.record(model) as recorder, torch.no_grad():
-        model(prompt(9))
+        model(prompt(9) % 31)
     cache = to_activation_cache(recorder.trace, rotary=False)
     assert set(cache.keys()) == {
         f"blocks.{layer}.attn.{name}" for layer in (0, 1) for name in ("hook_attn_scores", "hook_pattern")

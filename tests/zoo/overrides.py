@@ -17,6 +17,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_head": 12, "mamba_n_heads": 8},
     "gemma3_text": {"layer_types": SLIDING_FULL},
     "gemma3n_text": {"layer_types": SLIDING_FULL, "num_kv_shared_layers": 2, "laurel_rank": 8},
+    "gemma4_text": {"global_head_dim": 16},
+    "gemma4_unified_text": {"global_head_dim": 16},
     "granitemoehybrid": {"layer_types": LINEAR_FULL},
     "inkling_text": {"layer_types": HYBRID_SLIDING},
     "inkling2_text": {"layer_types": HYBRID_SLIDING},
@@ -108,6 +110,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "num_buckets": 4,
         "hash_seed": 0,
     },
+    # Without norms random weights grow to scores of 1e8, whose rounding is all that is left.
+    "mobilebert": {"normalization_type": "layer_norm"},
     # Its cache drops what lies before the window, its mask does not: no window, as in the real model.
     "moshi": {"sliding_window": 128, "num_codebooks": 2},
     "musicgen_decoder": {"pad_token_id": VOCAB, "num_codebooks": 2},
