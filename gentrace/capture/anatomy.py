@@ -96,7 +96,8 @@ class Anatomy:
             sites: Paths of the modules in which self-attention was seen.
         """
         prefix = _stack_of(sites)
-        stack = None if prefix is None else self.model.get_submodule(prefix)
+        whole = self.model if self.bridge is None else self.bridge
+        stack = None if prefix is None else whole.get_submodule(prefix)
         if prefix is None or stack is None:
             return ()
         own = {int(name[len(prefix) + 1 :].split(".")[0]) for name in sites if name.startswith(f"{prefix}.")}

@@ -110,6 +110,8 @@ def is_in_blocks(chain: Chain, scores: Tensor) -> bool:
     """Whether scores were put together from products of blocks, so that their axes are not queries and keys."""
     if chain.product is None or chain.readable:
         return False
+    if not chain.product.is_by_heads:
+        return True
     # One column more is a sink.
     count, columns = chain.product.shape.numel(), chain.product.shape[-1]
     return scores.numel() not in (count, count // columns * (columns + 1))

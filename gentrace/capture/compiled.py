@@ -98,7 +98,7 @@ class CompiledWatch:
             seen.append((states,))
 
     def _wrap_factory(self) -> None:
-        original = self._model.get_compiled_call
+        original: Any = self._model.get_compiled_call
 
         @functools.wraps(original)
         def compiled(*args: Any, **kwargs: Any) -> Any:

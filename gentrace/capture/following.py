@@ -150,6 +150,7 @@ class Following(TorchFunctionMode, Generic[Followed]):
             return
         product = read_scores(func, args, options, result)
         if product is not None and not product.is_by_heads:
+            self._chains.put(result, Chain(product, (), known=False))
             return
         if product is not None and product.added is not None and self._zeros.get(product.added):
             product = replace(product, added=None)
@@ -186,6 +187,8 @@ class Following(TorchFunctionMode, Generic[Followed]):
         chain = self._chains.get(tensor)
         if chain is not None:
             self._chains.put(tensor, assign(chain, tensor, place, value))
+        elif isinstance(value, Tensor) and (part := self._chains.get(value)) is not None:
+            self._chains.put(tensor, part.broken())
 
     def _follow_parameter(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
         if not args or not isinstance(result, Tensor) or isinstance(result, nn.Parameter):

@@ -7,7 +7,7 @@ are recorded; otherwise what softmax is given: the finished scores, with every s
 """
 
 import threading
-from collections.abc import Container, Generator
+from collections.abc import Container, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,11 +52,11 @@ class Attended:
 class FunctionalTap:
     """Watches the modules that a thread is computing; one for a recorder."""
 
-    def __init__(self, modules: Container[int], observer: Observer, sources: Container[int] = ()) -> None:
+    def __init__(self, modules: Mapping[int, str], observer: Observer, sources: Container[int] = ()) -> None:
         """Prepare.
 
         Args:
-            modules: Ids of the modules that may be found computing attention.
+            modules: Paths of the modules that may be found computing attention, by their ids.
             observer: Who is told.
             sources: Ids of those among them that belong to a bridge of TransformerLens.
         """
@@ -69,6 +69,9 @@ class FunctionalTap:
     def enter(self, module: nn.Module) -> None:
         """Begin to watch this thread while it computes ``module``; may be nested."""
         thread = self._thread
+        if any(one is module for one in thread.inside):
+            # Ctrl-C leaves modules without a word.
+            self.close()
         if not thread.inside:
             thread.mode = Following(self._see_fused, self._see_softmax, self._see_mixture)
             thread.mode.__enter__()
@@ -88,13 +91,19 @@ class FunctionalTap:
         thread.inside.pop()
         if thread.inside:
             return
+        waiting = thread.waiting
+        self.close()
+        if completed:
+            self._give_up(waiting)
+
+    def close(self) -> None:
+        """Watch this thread no longer, whatever it is in the middle of. Twice is harmless."""
+        thread = self._thread
         mode, thread.mode = thread.mode, None
+        thread.inside, thread.waiting = [], []
         if mode is not None:
             mode.__exit__(None, None, None)
             mode.close()
-        waiting, thread.waiting = thread.waiting, []
-        if completed:
-            self._give_up(waiting)
 
     @contextmanager
     def paused(self) -> Generator[None]:
@@ -123,8 +132,14 @@ class FunctionalTap:
     def _see_softmax(self, chain: Chain, scores: Tensor, dim: int) -> Attended | None:
         """A softmax is about to be computed; what comes after may write into the scores."""
         found = find_caller(self._modules, skip=2)
-        if found is None or is_in_blocks(chain, scores):
+        if found is None:
             return None
+        if is_in_blocks(chain, scores):
+            raise UnsupportedModel(
+                f"recording attention of {self._modules.get(id(found[0]))} ({type(found[0]).__name__})",
+                f"a softmax over scores {tuple(scores.shape)} that were put together from products of blocks",
+                "attention in blocks is not supported",
+            )
         module, thread = found[0], self._thread
         thread.waiting, old = [], thread.waiting
         self._give_up([one for one in old if one.module is not module])

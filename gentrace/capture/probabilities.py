@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+HOOK_POINT = "fwd_hooks"
+"""What tells TransformerLens' hook points, which would call the user's hooks once more."""
 CHUNK_BYTES = 64 * 2**20
 HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-2, torch.bfloat16: 3e-1}
 
@@ -111,10 +113,16 @@ class OutputHead:
         path = next(name for name, module in model.named_modules() if module is decoder).split(".")
         self._stub = _Decoder(decoder)
         self._shell = inner = _shell(model)
+        shells = [inner]
         for name in path[:-1]:
             inner._modules[name] = _shell(inner._modules[name])
             inner = inner._modules[name]
+            shells.append(inner)
         inner._modules[path[-1]] = self._stub
+        for shell in shells:
+            for name, child in shell._modules.items():
+                if any(hasattr(part, HOOK_POINT) for part in child.modules()) and child not in shells:
+                    shell._modules[name] = _whole_shell(child)
         self._weights = [(weight, _version(weight)) for weight in self._shell.parameters()]
 
     def unchanged(self) -> bool:
@@ -148,6 +156,13 @@ def _shell(module: nn.Module) -> Any:
         if not (callable(value) and hasattr(type(module), name))
     }
     shell.__dict__["_modules"] = dict(module._modules)
+    return shell
+
+
+def _whole_shell(module: Any) -> Any:
+    """A copy of a module and of all that it contains."""
+    shell = _shell(module)
+    shell._modules = {name: None if child is None else _whole_shell(child) for name, child in module._modules.items()}
     return shell
 
 

@@ -152,6 +152,9 @@ class _Reader:
         elif what == "add":
             self._add(operand, _number(operation.factor), axes)
         elif what in ("show", "hide"):
+            if what == "hide" and operand.dim() > 1 and operand.shape[-1] == 1 and not _is_low(operation.factor):
+                # Rows that see nothing, kept from being NaN.
+                return
             if not _is_low(operation.factor):
                 raise Unreadable("scores replaced by something that does not hide")
             self.open.append(self._condition(operand, what == "hide", axes))

@@ -237,6 +237,7 @@ class Recorder:
         for attached in (*self._hooks, *self._watches, *compiled):
             attached.remove()
         self._hooks, self._watches = [], []
+        self._tap.close()
         interface.unwatch(self._modules, self._tracker)
 
 
