@@ -1,7 +1,9 @@
 """A model's parts, as far as recording needs to know them: what is its encoder, what is its text, what is beside it."""
 
 import re
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,6 +52,22 @@ class Anatomy:
     def bridged(self) -> frozenset[int]:
         """Ids of the attention modules that belong to a bridge."""
         return frozenset() if self.bridge is None else frozenset(attention_names(self.model))
+
+    def refuse_without_attention(self) -> None:
+        """Refuse a model of transformers in whose files no attention is computed.
+
+        Raises:
+            UnsupportedModel: If none of the files that its modules come from mentions a softmax or a kernel.
+        """
+        names = {type(module).__module__ for module in self.model.modules()}
+        own = {name for name in names if name.startswith("transformers.models.")}
+        others = {name for name in names - own if not name.startswith(("torch.", "transformers."))}
+        if own and not others and not any(_ATTENDS.search(_source(name)) for name in own):
+            raise UnsupportedModel(
+                f"recording {type(self.model).__name__}",
+                "none of its modules computes softmax attention",
+                "record a model that has attention",
+            )
 
     def models(self) -> list[nn.Module]:
         """The models inside, the whole one first: those whose forwards have to be told apart."""
@@ -117,6 +135,14 @@ class Anatomy:
     def _decoders(self) -> list[nn.Module]:
         decoder = self.model.get_decoder() if isinstance(self.model, PreTrainedModel) else None
         return [decoder] if isinstance(decoder, nn.Module) else []
+
+
+_ATTENDS = re.compile(r"softmax\(|\.Softmax|scaled_dot_product_attention|ALL_ATTENTION_FUNCTIONS|MultiheadAttention")
+
+
+def _source(module: str) -> str:
+    file = sys.modules[module].__file__
+    return "" if file is None else Path(file).read_text(encoding="utf-8")
 
 
 def _stack_of(names: list[str]) -> str | None:

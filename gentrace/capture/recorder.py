@@ -90,6 +90,7 @@ class Recorder:
         """Prepare; nothing is attached yet."""
         self._given = model
         self._anatomy = Anatomy(model)
+        self._anatomy.refuse_without_attention()
         self._model = self._anatomy.model
         self._tokenizer = tokenizer
         self._top_k = settings.top_k
