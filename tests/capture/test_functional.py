@@ -1,5 +1,6 @@
 """The functional tap: queries and keys of attention that never calls the registry, or else its finished scores."""
 
+import contextlib
 import gc
 import weakref
 from collections.abc import Callable
@@ -283,6 +284,40 @@ def test_an_attention_that_changes_its_ways_is_refused() -> None:
         for layer in model.layers:
             layer.attend = homemade.noisy
         model.run(ids(8))
+
+
+def test_ctrl_c_leaves_no_watcher_behind() -> None:
+    calls: list[int] = []
+
+    def interrupted(q: Tensor, k: Tensor, v: Tensor, own: homemade.Attention) -> tuple[Tensor, Tensor]:
+        calls.append(1)
+        if len(calls) in (2, 6):
+            raise KeyboardInterrupt
+        return homemade.plain(q, k, v, own)
+
+    model, before = Decoder(interrupted), torch._C._len_torch_function_stack()
+    with gentrace.record(model) as recorder:
+        for _ in range(4):
+            with contextlib.suppress(KeyboardInterrupt):
+                expected = model.run(ids(8))
+    assert torch._C._len_torch_function_stack() == before
+    for trace in recorder.traces:
+        check(trace, [weights[0] for weights in expected])
+
+
+def test_weights_of_two_softmaxes_that_are_subtracted() -> None:
+    def differential(q: Tensor, k: Tensor, v: Tensor, own: homemade.Attention) -> tuple[Tensor, Tensor]:
+        hidden = ~homemade.causal(q.shape[2], k.shape[2])
+        first, second = ((x @ k.mT).masked_fill(hidden, -torch.inf).softmax(-1) for x in (q, -q))
+        return (first - 0.5 * second) @ v, torch.cat([first, second], 1)
+
+    model = Decoder(differential, layers=1)
+    with gentrace.record(model) as recorder:
+        (expected,) = model.run(ids(8))
+        model.run(ids(8))
+    for trace in recorder.traces:
+        found = torch.cat([trace.attention(info.index) for info in trace.layers])
+        assert distance(found, expected[0]) <= 1e-5
 
 
 def test_scores_do_not_outlive_their_layer() -> None:

@@ -62,21 +62,17 @@ def every(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def bridge(tmp_path: Path) -> Iterator[Any]:
     bridge = made("llama", tmp_path)
-    before = state(bridge)
     yield bridge
-    assert state(bridge) == before
+    assert not left_by_us(bridge)
 
 
-def state(bridge: Any) -> list[Any]:
-    """Hooks, and attributes that an instance has beside its class."""
-    modules = [bridge, *bridge.modules(), *bridge.original_model.modules()]
-    names = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_always_called", "_forward_hooks_with_kwargs")
-    methods = [name for name in bridge.__dict__ if callable(getattr(type(bridge), name, None))]
-    # The bridge renews hooks of its own, so that they are told by their names.
-    hooks = [
-        [str(hook).split(" at ")[0] for hook in getattr(part, name).values()] for part in modules for name in names
-    ]
-    return [methods, hooks]
+def left_by_us(bridge: Any) -> list[Any]:
+    """Our hooks, and methods that only the instance has."""
+    modules = [*bridge.modules(), *bridge.original_model.modules()]
+    tables = [table for part in modules for table in (part._forward_hooks, part._forward_pre_hooks)]
+    hooks = [hook for table in tables for hook in table.values()]
+    ours = [hook for hook in hooks if str(getattr(hook, "__module__", "")).startswith("gentrace")]
+    return ours + [name for name in bridge.__dict__ if callable(getattr(type(bridge), name, None))]
 
 
 @torch.no_grad()
@@ -291,6 +287,13 @@ def test_compatibility_mode(bridge: Any) -> None:
     for trace in traces:
         _, cache = bridge.run_with_cache(trace.tokens.ids[None, : trace.length])
         assert distance(trace.attention(1), cache["pattern", 1][0]) <= 1e-5
+
+
+def test_what_is_attached_is_seen(bridge: Any) -> None:
+    with gentrace.record(bridge):
+        left = left_by_us(bridge)
+    assert {"generate", "_generate_tokens", "run_with_cache"} <= set(filter(lambda one: isinstance(one, str), left))
+    assert any(callable(one) for one in left)
 
 
 def test_check_can_fail(bridge: Any) -> None:

