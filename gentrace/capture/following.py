@@ -22,6 +22,9 @@ from gentrace.capture.products import PRODUCTS, Mixture, factors_of, read_mixtur
 
 SOFTMAXES: frozenset[Any] = frozenset({F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax})
 FUSED: frozenset[Any] = frozenset({F.scaled_dot_product_attention})
+SPECIAL: frozenset[Any] = frozenset(
+    {*SOFTMAXES, *FUSED, *PRODUCTS, F.multi_head_attention_forward, Tensor.__setitem__, torch.zeros}
+)
 DROPOUTS: frozenset[Any] = frozenset({F.dropout, torch.dropout})
 KEPT_WEIGHTS = frozenset(
     {"t", "transpose", "permute", "__get__", "to", "float", "type", "type_as", "view", "reshape", "contiguous"}
@@ -48,21 +51,18 @@ class _Ties(Generic[Value]):
     """What is known of tensors, as long as they live."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Tensor], Value]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
+        self.known: dict[int, tuple[weakref.ref[Tensor], Value]] = {}
 
     def put(self, tensor: Tensor, value: Value) -> None:
-        key, known = id(tensor), self._known
+        key, known = id(tensor), self.known
         known[key] = weakref.ref(tensor, lambda _: known.pop(key, None)), value
 
     def get(self, tensor: Tensor) -> Value | None:
-        found = self._known.get(id(tensor))
+        found = self.known.get(id(tensor))
         return found[1] if found is not None and found[0]() is tensor else None
 
     def clear(self) -> None:
-        self._known.clear()
+        self.known.clear()
 
 
 class Following(TorchFunctionMode, Generic[Followed]):
@@ -99,9 +99,19 @@ class Following(TorchFunctionMode, Generic[Followed]):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        options = kwargs or {}
-        if inside_kernel():
-            return func(*args, **options)
+        if func in SPECIAL and not inside_kernel():
+            return self._special(func, args, kwargs or {})
+        result = func(*args, **kwargs) if kwargs else func(*args)
+        # Most of what comes here is a look at a shape or a device.
+        if isinstance(result, Tensor) or (isinstance(result, tuple | list) and type(result) is not torch.Size):
+            name = getattr(func, "__name__", "")
+            if name in KEPT_WEIGHTS:
+                self._follow_parameter(args, result)
+            if self._weights.known or self._chains.known:
+                self._follow(func, args, kwargs or {}, result)
+        return result
+
+    def _special(self, func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if func is F.multi_head_attention_forward:
             # It would run unseen, since a function that the mode was told of does not tell of its parts.
             with self:
@@ -115,12 +125,8 @@ class Following(TorchFunctionMode, Generic[Followed]):
             self._multiply(func, args, options, result)
         elif func is Tensor.__setitem__:
             self._assign(*args)
-        elif isinstance(result, Tensor | tuple | list):
-            if func is torch.zeros and isinstance(result, Tensor):
-                self._zeros.put(result, True)
-            elif self._weights or self._chains:
-                self._follow(func, args, options, result)
-            self._follow_parameter(func, args, result)
+        elif isinstance(result, Tensor):
+            self._zeros.put(result, True)
         return result
 
     def _softmax(self, func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
@@ -158,7 +164,7 @@ class Following(TorchFunctionMode, Generic[Followed]):
 
     def _follow(self, func: Any, args: tuple[Any, ...], options: dict[str, Any], result: Any) -> None:
         given = list(_tensors((*args, *options.values())))
-        if self._weights and self._follow_weights(given, result, _dropped(func, args, options)):
+        if self._weights.known and self._follow_weights(given, result, _dropped(func, args, options)):
             return
         found = [(tensor, chain) for tensor in given if (chain := self._chains.get(tensor)) is not None]
         if not found:
@@ -190,14 +196,14 @@ class Following(TorchFunctionMode, Generic[Followed]):
         elif isinstance(value, Tensor) and (part := self._chains.get(value)) is not None:
             self._chains.put(tensor, part.broken())
 
-    def _follow_parameter(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
-        if not args or not isinstance(result, Tensor) or isinstance(result, nn.Parameter):
+    def _follow_parameter(self, args: tuple[Any, ...], result: Any) -> None:
+        first = args[0] if args else None
+        if not isinstance(first, Tensor) or not isinstance(result, Tensor) or isinstance(result, nn.Parameter):
             return
-        first = args[0]
-        if isinstance(first, nn.Parameter) or (isinstance(first, Tensor) and self._parameters.get(first)):
+        if isinstance(first, nn.Parameter) or self._parameters.get(first):
             others = (arg for arg in args[1:] if isinstance(arg, Tensor) and arg.dim())
             known = all(isinstance(arg, nn.Parameter) or self._parameters.get(arg) for arg in others)
-            if known and getattr(func, "__name__", "") in KEPT_WEIGHTS:
+            if known:
                 self._parameters.put(result, True)
 
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 import gentrace
+from gentrace.demo import load_story_model
 from tests.capture.test_generation import check, own_text, padded
 from tests.models import EOS, prompt, tiny
 
@@ -209,3 +210,26 @@ def test_stopping_criteria_of_ones_own_end_beams_too() -> None:
     criteria = StoppingCriteriaList([AfterThree()])
     out, traces = generate(model, ids, torch.ones_like(ids), max_new_tokens=9, num_beams=2, stopping_criteria=criteria)
     check(traces[0], model, out[0])
+
+
+def test_stop_strings() -> None:
+    model, tokenizer = load_story_model()
+    ids = tokenizer("Once upon a time", return_tensors="pt")["input_ids"]
+    ends = {"pad_token_id": tokenizer.eos_token_id, "do_sample": False, "tokenizer": tokenizer}
+    with gentrace.record(model, tokenizer) as recorder:
+        out = model.generate(ids, max_new_tokens=60, stop_strings=["."], **ends)
+    trace = recorder.trace
+    assert trace.tokens.texts[-1].endswith(".")
+    assert trace.tokens.text.count(".") == 1
+    check(trace, model, out[0])
+
+
+def test_an_assistant_is_recorded_only_if_asked_for() -> None:
+    model, assistant, ids = tiny("llama"), tiny("llama", seed=1), prompt(6)
+    with gentrace.record(model) as recorder, gentrace.record(assistant) as beside:
+        out = model.generate(ids, assistant_model=assistant, max_new_tokens=8, do_sample=False)
+    check(recorder.trace, model, out[0])
+    # Each of its drafts is a generation of its own.
+    assert len(beside.traces) > 1
+    for trace in beside.traces:
+        check(trace, assistant, trace.tokens.ids)

@@ -1,6 +1,5 @@
 """The functional tap: queries and keys of attention that never calls the registry, or else its finished scores."""
 
-import contextlib
 import gc
 import weakref
 from collections.abc import Callable
@@ -48,9 +47,8 @@ OLDER = (
     "roformer",
     "mvp",
     "trocr",
-    "prophetnet",
 )
-BY_COLUMN = {"mvp", "trocr", "prophetnet", "openai-gpt"}
+BY_COLUMN = {"mvp", "trocr", "openai-gpt"}
 """Types that count a position for padding too."""
 
 
@@ -230,6 +228,12 @@ def test_the_layer_of_torch_with_padding(need_weights: bool) -> None:
             assert distance(trace.attention(layer), reference.seen[layer][row]) <= 1e-5
 
 
+def test_streams_that_predict_several_tokens_are_refused() -> None:
+    model = build("causal", "prophetnet")
+    with pytest.raises(gentrace.UnsupportedModel, match="blocks"), gentrace.record(model), torch.no_grad():
+        model(ids(9, 1, 50))
+
+
 def test_attention_that_is_written_into_the_block() -> None:
     model = Blocks()
     with gentrace.record(model) as recorder, torch.no_grad():
@@ -287,22 +291,14 @@ def test_an_attention_that_changes_its_ways_is_refused() -> None:
 
 
 def test_ctrl_c_leaves_no_watcher_behind() -> None:
-    calls: list[int] = []
-
     def interrupted(q: Tensor, k: Tensor, v: Tensor, own: homemade.Attention) -> tuple[Tensor, Tensor]:
-        calls.append(1)
-        if len(calls) in (2, 6):
-            raise KeyboardInterrupt
-        return homemade.plain(q, k, v, own)
+        homemade.plain(q, k, v, own)
+        raise KeyboardInterrupt
 
     model, before = Decoder(interrupted), torch._C._len_torch_function_stack()
-    with gentrace.record(model) as recorder:
-        for _ in range(4):
-            with contextlib.suppress(KeyboardInterrupt):
-                expected = model.run(ids(8))
+    with pytest.raises(KeyboardInterrupt), gentrace.record(model):
+        model.run(ids(8))
     assert torch._C._len_torch_function_stack() == before
-    for trace in recorder.traces:
-        check(trace, [weights[0] for weights in expected])
 
 
 def test_weights_of_two_softmaxes_that_are_subtracted() -> None:

@@ -235,8 +235,15 @@ def references_of(witness: PreTrainedModel, done: Generated, new: int, row: int)
         if whole is None:
             raise
         return
-    # A full forward knows the logits of the prompt too.
-    yield parts if whole is None else replace(parts, logits=whole.logits)
+    # A full forward knows the logits of the prompt too; those that were generated from, the fragments know better.
+    yield parts if whole is None else replace(parts, logits=_joined(parts.logits, whole.logits))
+
+
+def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """``[position, vocab]`` the first logits, and the second where the first are unknown."""
+    if first is None or second is None or first.shape != second.shape:
+        return second
+    return torch.where(first.isnan(), second, first)
 
 
 def closest(trace: gentrace.Trace, references: Iterator[Reference], name: str) -> tuple[Reference, float]:

@@ -17,8 +17,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_head": 12, "mamba_n_heads": 8},
     "gemma3_text": {"layer_types": SLIDING_FULL},
     "gemma3n_text": {"layer_types": SLIDING_FULL, "num_kv_shared_layers": 2, "laurel_rank": 8},
-    "gemma4_text": {"global_head_dim": 16},
-    "gemma4_unified_text": {"global_head_dim": 16},
+    # Its scores are not scaled, and float32 keeps seven digits of them: heads of eight keep them small.
+    "gemma4_text": {"head_dim": 8, "global_head_dim": 8},
+    "gemma4_unified_text": {"head_dim": 8, "global_head_dim": 8},
     "granitemoehybrid": {"layer_types": LINEAR_FULL},
     "inkling_text": {"layer_types": HYBRID_SLIDING},
     "inkling2_text": {"layer_types": HYBRID_SLIDING},
