@@ -198,9 +198,10 @@ class Following(TorchFunctionMode, Generic[Followed]):
 
     def _follow_parameter(self, args: tuple[Any, ...], result: Any) -> None:
         first = args[0] if args else None
-        if not isinstance(first, Tensor) or not isinstance(result, Tensor) or isinstance(result, nn.Parameter):
+        if not isinstance(first, Tensor) or not isinstance(result, Tensor) or result is first:
             return
-        if isinstance(first, nn.Parameter) or self._parameters.get(first):
+        # Asking whether something is a parameter is slow.
+        if nn.Parameter in type(first).__mro__ or self._parameters.get(first):
             others = (arg for arg in args[1:] if isinstance(arg, Tensor) and arg.dim())
             known = all(isinstance(arg, nn.Parameter) or self._parameters.get(arg) for arg in others)
             if known:

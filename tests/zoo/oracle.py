@@ -91,7 +91,7 @@ def stitched_reference(model: PreTrainedModel, done: Generated, new: int, row: i
     same = again.logits.shape == done.logits.shape and _near(again.logits[row], done.logits[row])
     if not same:
         raise NoOracleError("generate writes another text with eager attention")
-    keep = None if is_encoder_decoder(model) else text_columns(done.inputs, row, extra=new - 1)
+    keep = None if is_encoder_decoder(model) else text_columns(done.inputs, row, extra=len(again.logits[row]) - 1)
     matrices = {kind: stitch(shown, kind, row) for kind in kinds_of(shown)}
     count = next((layers[0].shape[-2] for kind, layers in matrices.items() if kind == "self" and layers), 0)
     written = again.logits[row]
