@@ -1,5 +1,7 @@
 """A model's parts, as far as recording needs to know them: what is its encoder, what is its text, what is beside it."""
 
+import ast
+import functools
 import re
 import sys
 from collections import Counter
@@ -68,6 +70,14 @@ class Anatomy:
                 "none of its modules computes softmax attention",
                 "record a model that has attention",
             )
+
+    def computes_outside_registry(self) -> bool:
+        """Whether anything but transformers' registry may compute attention, as far as its files tell."""
+        classes = {base for module in self.model.modules() for base in type(module).__mro__}
+        names = {base.__module__ for base in classes}
+        own = {name for name in names if name.startswith("transformers.models.")}
+        others = {name for name in names - own if not name.startswith(("torch.", "transformers.", "builtins", "abc"))}
+        return not own or bool(others) or any(map(_attends_by_itself, own))
 
     def models(self) -> list[nn.Module]:
         """The models inside, the whole one first: those whose forwards have to be told apart."""
@@ -143,6 +153,20 @@ _ATTENDS = re.compile(r"softmax\(|\.Softmax|scaled_dot_product_attention|ALL_ATT
 def _source(module: str) -> str:
     file = sys.modules[module].__file__
     return "" if file is None else Path(file).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _attends_by_itself(module: str) -> bool:
+    """Whether a modeling file computes a softmax or calls a kernel outside of what it gives to the registry."""
+    tree = ast.parse(_source(module))
+    for part in tree.body:
+        if isinstance(part, ast.FunctionDef) and part.name == "eager_attention_forward":
+            continue
+        for node in ast.walk(part):
+            named = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+            if named in ("softmax", "Softmax", "scaled_dot_product_attention", "MultiheadAttention"):
+                return True
+    return False
 
 
 def _stack_of(names: list[str]) -> str | None:

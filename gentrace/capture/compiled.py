@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers.modeling_utils import AttentionInterface
 
 from gentrace.capture.calls import Observer, VectorCall
-from gentrace.capture.interface import SEEN
+from gentrace.capture.interface import SEEN, Kernel, seen_by_graph, unwatched_look_up
 
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"
 """What modeling files call their registry."""
@@ -184,6 +184,11 @@ def fix_number(handle: RemovableHandle) -> RemovableHandle:
 
 class _Traced(AttentionInterface):
     """A registry that compiled code takes for another one than that which it was traced with."""
+
+    def get_interface(self, attn_implementation: str, default: Kernel) -> Kernel:
+        if torch.compiler.is_compiling():
+            return seen_by_graph(unwatched_look_up(self, attn_implementation, default), attn_implementation)
+        return super().get_interface(attn_implementation, default)
 
 
 _lock = threading.Lock()

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
@@ -62,9 +61,7 @@ def unwatch(modules: list[nn.Module], observer: Observer) -> None:
 
 def _watched_look_up(self: AttentionInterface, attn_implementation: str, default: Kernel) -> Kernel:
     kernel = _original(self, attn_implementation, default)
-    if torch.compiler.is_compiling():
-        # A dictionary that grows would have the compiler trace everything again.
-        return _seen_by_graph(kernel, attn_implementation)
+    # A plain dictionary, since torch.compile traces through this and warns of functools' caches.
     observed = _observed_kernels.get((kernel, attn_implementation))
     if observed is None:
         observed = _observed_kernels[kernel, attn_implementation] = _observed(kernel, attn_implementation)
@@ -85,7 +82,12 @@ def inside_kernel() -> bool:
     return _depth.inside > 0
 
 
-def _seen_by_graph(kernel: Kernel, implementation: str) -> Kernel:
+def unwatched_look_up(registry: AttentionInterface, implementation: str, default: Kernel) -> Kernel:
+    """The kernel that a registry holds, without an observer."""
+    return _original(registry, implementation, default)
+
+
+def seen_by_graph(kernel: Kernel, implementation: str) -> Kernel:
     """The kernel as a compiler traces it: what it sees becomes an output of the graph."""
 
     def call(
@@ -96,8 +98,6 @@ def _seen_by_graph(kernel: Kernel, implementation: str) -> Kernel:
         seen = getattr(module, SEEN, None)
         if seen is not None:
             seen.append((implementation, query, key, value, mask, options, result[0]))
-        elif (observer := _observers.get(id(module))) is not None:
-            observer.see_attention(VectorCall(module, implementation, query, key, value, mask, options, result[0]))
         return result
 
     return call

@@ -100,6 +100,9 @@ class Recorder:
         self._tap = FunctionalTap(names, self._tracker, self._anatomy.bridged())
         self._tapped: dict[int, nn.Module] = {}
         self._discovered: set[int] = set()
+        """Models that need no watching for attention outside of the registry, or not any more."""
+        if not self._anatomy.computes_outside_registry():
+            self._discovered = {id(module) for module in self._anatomy.models()}
         self._hooks: list[Any] = []
         self._watches: list[GenerateWatch | BridgeWatch] = []
         self._compiled: CompiledWatch | None = None
@@ -191,6 +194,8 @@ class Recorder:
             ) -> None:
                 if self._told_by_compiled():
                     return
+                if not torch.compiler.is_compiling() and self._tracker.recover(module):
+                    self._tap.close()
                 self._tracker.forward_begins(module, dict(zip(names, args, strict=False)) | kwargs)
                 if id(module) not in self._discovered and not torch.compiler.is_compiling():
                     self._tap.enter(module)

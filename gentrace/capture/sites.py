@@ -51,7 +51,8 @@ class Sites:
         """
         self._names = names
         self._settings = settings
-        self._sites: dict[tuple[int, int, bool], Site] = {}
+        self.known: dict[tuple[int, int, bool], Site] = {}
+        """Per module, number of its call in a forward, and whether the encoder ran."""
         self._taken: set[tuple[Kind, int]] = set()
 
     def name(self, module: nn.Module) -> str:
@@ -64,10 +65,10 @@ class Sites:
 
     def names(self, kind: Kind) -> list[str]:
         """Module paths of the sites of one kind."""
-        return [site.name for site in self._sites.values() if site.kind == kind]
+        return [site.name for site in self.known.values() if site.kind == kind]
 
     def find(self, call: Call, nth: int, own_keys: int | None, *, encoder: bool, crosses: bool) -> Site:
-        """The site of a call.
+        """Find out what a call is that is not `known` yet.
 
         Args:
             call: The call; its module's forward is on the stack.
@@ -76,16 +77,13 @@ class Sites:
             encoder: Whether the encoder of an encoder-decoder model is running.
             crosses: Whether there is an encoder that cross-attention could look at.
         """
-        key = id(call.module), nth, encoder
-        site = self._sites.get(key)
-        if site is None:
-            kind = "encoder" if encoder else self._kind(call, own_keys, crosses)
-            number = self._number(call.module, kind, nth)
-            wanted = self._settings.layers is None or number in self._settings.layers
-            causal = bool(getattr(call.module, "is_causal", True))
-            site = Site(call.module, self.name(call.module), kind, number, wanted, causal)
-            self._sites[key] = site
-            self._taken.add((kind, number))
+        kind = "encoder" if encoder else self._kind(call, own_keys, crosses)
+        number = self._number(call.module, kind, nth)
+        wanted = self._settings.layers is None or number in self._settings.layers
+        causal = bool(getattr(call.module, "is_causal", True))
+        site = Site(call.module, self.name(call.module), kind, number, wanted, causal)
+        self.known[id(call.module), nth, encoder] = site
+        self._taken.add((kind, number))
         return site
 
     def _kind(self, call: Call, own_keys: int | None, crosses: bool) -> Kind:

@@ -87,8 +87,10 @@ class Step:
             self._newest = module, call.query
             self.queries = self.queries or call.query.shape[2]
         self._times[id(module)] = nth + 1
-        crosses = self.run.encoder is not None
-        site = sites.find(call, nth, self.fed + self.queries, encoder=self.encoder, crosses=crosses)
+        site = sites.known.get((id(module), nth, self.encoder))
+        if site is None:
+            crosses = self.run.encoder is not None
+            site = sites.find(call, nth, self.fed + self.queries, encoder=self.encoder, crosses=crosses)
         self.seen += 1
         if not site.wanted:
             return

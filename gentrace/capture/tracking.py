@@ -6,7 +6,6 @@ come with its cache or inside the same ``generate``; threads are followed separa
 
 import threading
 import warnings
-import weakref
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from gentrace.capture.caches import CacheLinks, cache_of, grows, length_of
 from gentrace.capture.calls import Call
 from gentrace.capture.decoding import Generation
 from gentrace.capture.distributions import keep_distributions, reduce_waiting, resolve
+from gentrace.capture.encoders import Encoders, hidden_of
 from gentrace.capture.run import Run
 from gentrace.capture.sites import Settings, Sites
 from gentrace.capture.step import Step
@@ -39,6 +39,8 @@ class _Thread(threading.local):
         """Arguments of the outermost forward."""
         self.stack: list[tuple[nn.Module, str]] = []
         """Models whose forwards are going on, and what they are to the recording."""
+        self.aside = False
+        """Whether one of them is none of the text's."""
         self.generation: Generation | None = None
         self.newest: Run | None = None
         """The run of the newest forward, for models whose caches do not tell."""
@@ -65,7 +67,7 @@ class Tracker:
         self._thread = _Thread()
         self._sites = Sites(names, settings)
         self._links = CacheLinks()
-        self._encoded: list[tuple[weakref.ref[Tensor], Run]] = []
+        self._encoders = Encoders(anatomy, budget)
 
     # Forwards
 
@@ -76,10 +78,23 @@ class Tracker:
         if not thread.stack:
             thread.given = inputs
         thread.stack.append((module, role))
+        thread.aside = thread.aside or role == "aside"
         if role == "encoder":
-            self._begin_encoder(module, inputs)
+            thread.encoder_step = self._encoders.begin(module, inputs)
         elif role == "step":
             self._begin_step(thread.stack[0][0], inputs)
+
+    def recover(self, module: nn.Module) -> bool:
+        """Forget forwards that never ended, as Ctrl-C leaves them behind; says whether there were any.
+
+        Args:
+            module: The model whose forward is about to begin, which no forward of its own can be in the middle of.
+        """
+        thread = self._thread
+        if all(known is not module for known, _ in thread.stack):
+            return False
+        thread.stack, thread.aside, thread.step, thread.encoder_step = [], False, None, None
+        return True
 
     def forward_ends(self, module: nn.Module, output: Any) -> None:
         """It ended, with this output or, after an exception, with None."""
@@ -89,10 +104,11 @@ class Tracker:
             top, role = thread.stack.pop()
             if top is module:
                 break
+        thread.aside = any(outer == "aside" for _, outer in thread.stack)
         if role == "encoder":
             self._end_encoder(output)
         elif role == "inner" and thread.step is not None and thread.encoder_step is None:
-            thread.step.hidden, thread.step.decoder = _hidden(output), module
+            thread.step.hidden, thread.step.decoder = hidden_of(output), module
         if not thread.stack:
             thread.given = {}
             step, thread.step = thread.step, None
@@ -102,7 +118,7 @@ class Tracker:
     def see_attention(self, call: Call) -> None:
         """Record one attention; the taps call this."""
         thread = self._thread
-        if any(role == "aside" for _, role in thread.stack) or (thread.generation and thread.generation.aside):
+        if thread.aside or (thread.generation is not None and thread.generation.aside):
             return
         step = thread.encoder_step or thread.step
         if step is None:
@@ -194,7 +210,8 @@ class Tracker:
         step.locate(run, fed)
         thread.newest = run
         if run.encoder is None:
-            run.encoder = self._encoder_of(thread.given, generation)
+            newest = thread.encoder_run if generation is None else generation.encoder
+            run.encoder = self._encoders.behind(thread.given, newest, generates=generation is not None)
         resolve(run, fed, step.ids, generation, self._settings.top_k)
         if generation is not None and generation.beams is not None:
             step.cache_grows, step.shuffled, step.fresh = False, True, run.stop
@@ -234,57 +251,14 @@ class Tracker:
         """Paths of the modules in which self-attention was seen."""
         return self._sites.names("self")
 
-    # Encoders
-
-    def _begin_encoder(self, module: nn.Module, inputs: dict[str, Any]) -> None:
-        ids, given = self._anatomy.text_of(inputs)
-        first = given if given is not None else next((x for x in inputs.values() if isinstance(x, Tensor)), None)
-        if first is None:
-            raise CaptureError(
-                f"recording a forward of the encoder {type(module).__name__}",
-                f"no tensor among {sorted(inputs)}",
-                "call the model with its usual inputs",
-            )
-        step = Step(len(first), module, 0 if given is None else given.shape[1], encoder=True)
-        run = Run(len(first), 0, self._budget)
-        step.locate(run, 0)
-        if ids is not None:
-            run.ids.append((0, ids.detach().clone()))
-        run.input_kind = "text" if ids is not None else _kind_of(inputs)
-        step.inputs = {"attention_mask": inputs.get("attention_mask")}
-        self._thread.encoder_step = step
-
     def _end_encoder(self, output: Any) -> None:
-        step, self._thread.encoder_step = self._thread.encoder_step, None
-        hidden = _hidden(output)
-        if step is None or hidden is None:
-            return
-        step.finish(self._settings)
-        run = step.run
-        run.stop = run.prompt_stop = step.queries or hidden.shape[1]
-        run.forwards, run.closed = 1, True
-        mask = step.inputs.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.shape == (run.batch, run.stop):
-            run.padding, run.padding_stop = mask.detach().clone(), run.stop
-        self._encoded = [(seen, known) for seen, known in self._encoded if seen() is not None]
-        self._encoded.append((weakref.ref(hidden), run))
-        self._thread.encoder_run = run
-        if self._thread.generation is not None:
-            self._thread.generation.encoder = run
-
-    def _encoder_of(self, given: dict[str, Any], generation: Generation | None) -> Run | None:
-        """The encoder's forward that a decoder looks back at."""
-        if self._anatomy.encoder is None:
-            return None
-        states = _hidden(given.get("encoder_outputs"))
-        if states is None:
-            states = given.get("encoder_hidden_states")
-        for seen, run in self._encoded:
-            if states is not None and seen() is states:
-                return run
-        if generation is not None:
-            return generation.encoder
-        return self._thread.encoder_run if states is None else None
+        thread = self._thread
+        step, thread.encoder_step = thread.encoder_step, None
+        run = None if step is None else self._encoders.end(step, hidden_of(output), self._settings)
+        if run is not None:
+            thread.encoder_run = run
+            if thread.generation is not None:
+                thread.generation.encoder = run
 
     # Generations
 
@@ -305,7 +279,7 @@ class Tracker:
     def generation_ends(self, generation: Generation, sequences: Tensor | None) -> None:
         """It ended, with the returned ids or, after an exception, without."""
         thread = self._thread
-        thread.generation, thread.step, thread.encoder_step, thread.stack = None, None, None, []
+        thread.generation, thread.step, thread.encoder_step, thread.stack, thread.aside = None, None, None, [], False
         run = generation.run
         if run is None:
             return
@@ -383,14 +357,3 @@ class Tracker:
                 f"layers {sorted(wanted - set(found))} were asked for, attention was seen in {found}",
                 "choose among those with layers=",
             )
-
-
-def _kind_of(inputs: dict[str, Any]) -> str:
-    """What an encoder without token ids was given."""
-    kinds = {"input_features": "audio", "input_values": "audio", "pixel_values": "image"}
-    return next((kind for name, kind in kinds.items() if inputs.get(name) is not None), "embedding")
-
-
-def _hidden(output: Any) -> Tensor | None:
-    hidden = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", None)
-    return hidden if isinstance(hidden, Tensor) and hidden.dim() == 3 else None

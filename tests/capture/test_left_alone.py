@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 import gentrace
 from tests.models import prompt, tiny
+from tests.zoo import build
 
 HOOKS = (
     "_forward_hooks",
@@ -297,3 +298,27 @@ def test_empty_recordings_and_unknown_layers_say_so() -> None:
         gentrace.record(model, spill_dir="anywhere")
     with pytest.raises(gentrace.CaptureError, match="top_k"):
         gentrace.record(model, top_k=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "gptj"])
+def test_a_forward_that_was_interrupted_does_not_spoil_the_next(name: str) -> None:
+    model = tiny("llama") if name == "llama" else build("causal", name)
+    ids = prompt(5)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with gentrace.record(model) as recorder, torch.no_grad():
+        layers = getattr(model.base_model, "layers", None) or model.base_model.h
+        hook = layers[1].register_forward_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model(ids)
+        hook.remove()
+        model(ids, use_cache=False)
+    trace = recorder.traces[-1]
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = model(ids, output_attentions=True, use_cache=False).attentions
+    for layer, reference in enumerate(expected):
+        assert (trace.attention(layer) - reference[0]).abs().max() <= 1e-5
+    assert torch.overrides._get_current_function_mode() is None
