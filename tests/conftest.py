@@ -4,4 +4,6 @@ import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
-install_import_hook(["gentrace.stitch", "gentrace.trace", "gentrace.capture.probabilities"], "beartype.beartype")
+install_import_hook(
+    ["gentrace.stitch", "gentrace.trace", "gentrace.capture.decoding.probabilities"], "beartype.beartype"
+)

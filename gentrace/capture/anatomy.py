@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gentrace.capture.lens import attention_names, model_of
+from gentrace.capture.taps.lens import attention_names, model_of
 from gentrace.errors import UnsupportedModel
 from gentrace.trace.info import OtherLayer
 

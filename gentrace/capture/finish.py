@@ -11,13 +11,13 @@ import transformers
 from torch import Tensor, nn
 
 import gentrace
+from gentrace.capture.decoding.hypotheses import beams_of, drafts_of
+from gentrace.capture.decoding.tokens import PendingTokens, Readouts, ReadTokens, gather_readouts
 from gentrace.capture.fidelity import TOLERANCE
-from gentrace.capture.hypotheses import beams_of, drafts_of
 from gentrace.capture.layers import LayerRun, Rows, ScoreLayer, VectorLayer
 from gentrace.capture.masks import MaskColumns, assemble
 from gentrace.capture.run import Run
 from gentrace.capture.shares import Share, shares_of
-from gentrace.capture.tokens import PendingTokens, Readouts, ReadTokens, gather_readouts
 from gentrace.trace.info import Fidelity, Kind, LayerFidelity, LayerInfo, Meta, OtherLayer
 from gentrace.trace.store import MemoryStore
 from gentrace.trace.trace import Trace

@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from gentrace.capture.calls import VectorCall
 from gentrace.capture.layers import Patches, Placed, Rows, VectorLayer
 from gentrace.capture.run import Run
 from gentrace.capture.sites import Settings, Site
+from gentrace.capture.taps.calls import VectorCall
 from gentrace.errors import UnsupportedModel
 from gentrace.stitch.plan import Landing
 from gentrace.trace.info import LayerInfo

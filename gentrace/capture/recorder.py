@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from gentrace.capture import interface
 from gentrace.capture.anatomy import Anatomy
-from gentrace.capture.compiled import CompiledWatch, fix_number
-from gentrace.capture.decoding import GenerateWatch, find_generators
+from gentrace.capture.decoding.generation import GenerateWatch, find_generators
 from gentrace.capture.fidelity import TOLERANCE
 from gentrace.capture.finish import finish
-from gentrace.capture.functional import FunctionalTap
-from gentrace.capture.lens import BridgeWatch
 from gentrace.capture.run import Run
 from gentrace.capture.sites import Settings
+from gentrace.capture.taps import interface
+from gentrace.capture.taps.compiled import CompiledWatch, fix_number
+from gentrace.capture.taps.functional import FunctionalTap
+from gentrace.capture.taps.lens import BridgeWatch
 from gentrace.capture.tracking import Tracker
 from gentrace.errors import CaptureError, FidelityWarning
 from gentrace.trace.trace import Trace

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from gentrace.capture.decoding.probabilities import OutputHead, Readout
 from gentrace.capture.layers import ROOM_TO_GROW, LayerRun, Rows
-from gentrace.capture.probabilities import OutputHead, Readout
 from gentrace.errors import CaptureBudgetError
 from gentrace.trace.info import Kind
 

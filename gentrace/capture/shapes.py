@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from gentrace.capture.calls import VectorCall
+from gentrace.capture.taps.calls import VectorCall
 from gentrace.errors import UnsupportedModel
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gentrace.capture.calls import Call
-from gentrace.capture.frames import memories
+from gentrace.capture.taps.calls import Call
+from gentrace.capture.taps.frames import memories
 from gentrace.trace.info import Kind
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gentrace.capture.calls import Call, ScoreCall, VectorCall
 from gentrace.capture.fidelity import Check, check_rows
 from gentrace.capture.kernels import begin_layer, place_with_mask
 from gentrace.capture.layers import LayerRun, Patches, Placed, ScoreLayer, VectorLayer, newest
 from gentrace.capture.run import Run
 from gentrace.capture.shapes import arrange_scores, separate_batch, visible_scores
 from gentrace.capture.sites import Settings, Site, Sites
+from gentrace.capture.taps.calls import Call, ScoreCall, VectorCall
 from gentrace.errors import CaptureError, UnsupportedModel
 from gentrace.stitch.mask import unmasked
 from gentrace.stitch.plan import Landing, plan_cross, plan_landing

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from gentrace.capture.anatomy import Anatomy
 from gentrace.capture.caches import CacheLinks, cache_of, grows, length_of
-from gentrace.capture.calls import Call
-from gentrace.capture.decoding import Generation
-from gentrace.capture.distributions import keep_distributions, reduce_waiting, resolve
+from gentrace.capture.decoding.distributions import keep_distributions, reduce_waiting, resolve
+from gentrace.capture.decoding.generation import Generation
 from gentrace.capture.encoders import Encoders, hidden_of
 from gentrace.capture.run import Run
 from gentrace.capture.sites import Settings, Sites
 from gentrace.capture.step import Step
+from gentrace.capture.taps.calls import Call
 from gentrace.errors import AttentionUnavailable, CaptureError, UnsupportedModel
 
 UNLIMITED = 2**31

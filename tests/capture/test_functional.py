@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import gentrace
-from gentrace.capture import reading
+from gentrace.capture.taps import reading
 from gentrace.trace.info import LayerInfo
 from tests.capture import homemade
 from tests.capture.homemade import VOCAB, Attend, Blocks, Decoder, Multihead

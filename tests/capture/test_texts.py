@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from gentrace.capture.texts import single_texts, split_text
+from gentrace.capture.decoding.texts import single_texts, split_text
 
 HARD = [
     "a 👩‍👩‍👧 family, 漢字 and ünïcödé",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gentrace.capture.decoding import Generation, Watcher
+from gentrace.capture.decoding.generation import Generation, Watcher
 
 PATTERN = "hook_pattern"
 OPTIONS = (

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gentrace.capture.chains import Chain, Operation
-from gentrace.capture.parts import Parts, Unreadable, agrees, arrange, heads_of, repeats
-from gentrace.capture.products import Mixture, Product
 from gentrace.capture.shapes import visible_scores
+from gentrace.capture.taps.chains import Chain, Operation
+from gentrace.capture.taps.parts import Parts, Unreadable, agrees, arrange, heads_of, repeats
+from gentrace.capture.taps.products import Mixture, Product
 
 LOW = -1e3
 """What is written into scores to hide a key lies below."""

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
-from gentrace.capture.calls import Observer, VectorCall
+from gentrace.capture.taps.calls import Observer, VectorCall
 from gentrace.errors import CaptureError
 
 Kernel = Callable[..., tuple[Tensor, Any]]

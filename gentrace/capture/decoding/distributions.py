@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gentrace.capture.decoding import Generation
-from gentrace.capture.probabilities import OutputHead, read_out, split
+from gentrace.capture.decoding.generation import Generation
+from gentrace.capture.decoding.probabilities import OutputHead, read_out, split
 from gentrace.capture.run import Rejected, Run, Unread
 from gentrace.capture.step import Step
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentrace.capture.probabilities import OutputHead, Readout, agrees, read_prompt, warn_unreadable
+from gentrace.capture.decoding.probabilities import OutputHead, Readout, agrees, read_prompt, warn_unreadable
+from gentrace.capture.decoding.texts import single_texts, split_text
 from gentrace.capture.shares import Share
-from gentrace.capture.texts import single_texts, split_text
 from gentrace.trace.tokens import Tokens
 
 

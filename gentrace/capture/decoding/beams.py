@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentrace.capture.probabilities import Readout, read_out
+from gentrace.capture.decoding.probabilities import Readout, read_out
 from gentrace.capture.run import Run
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gentrace.capture.calls import Observer, ScoreCall, VectorCall
-from gentrace.capture.chains import Chain, is_in_blocks
-from gentrace.capture.following import Following, check_mixture, rows_of
-from gentrace.capture.frames import find_caller
-from gentrace.capture.parts import Parts, Unreadable
-from gentrace.capture.products import Mixture
-from gentrace.capture.reading import Reading, Shared, mixture_parts, understand
+from gentrace.capture.taps.calls import Observer, ScoreCall, VectorCall
+from gentrace.capture.taps.chains import Chain, is_in_blocks
+from gentrace.capture.taps.following import Following, check_mixture, rows_of
+from gentrace.capture.taps.frames import find_caller
+from gentrace.capture.taps.parts import Parts, Unreadable
+from gentrace.capture.taps.products import Mixture
+from gentrace.capture.taps.reading import Reading, Shared, mixture_parts, understand
 from gentrace.errors import UnsupportedModel
 
 

@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers.modeling_utils import AttentionInterface
 
-from gentrace.capture.calls import Observer, VectorCall
-from gentrace.capture.interface import SEEN, Kernel, seen_by_graph, unwatched_look_up
+from gentrace.capture.taps.calls import Observer, VectorCall
+from gentrace.capture.taps.interface import SEEN, Kernel, seen_by_graph, unwatched_look_up
 
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"
 """What modeling files call their registry."""

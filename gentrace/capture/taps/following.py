@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gentrace.capture.chains import Chain, assign, prolong
 from gentrace.capture.fidelity import Check
-from gentrace.capture.interface import inside_kernel
-from gentrace.capture.products import PRODUCTS, Mixture, factors_of, read_mixture, read_scores
+from gentrace.capture.taps.chains import Chain, assign, prolong
+from gentrace.capture.taps.interface import inside_kernel
+from gentrace.capture.taps.products import PRODUCTS, Mixture, factors_of, read_mixture, read_scores
 
 SOFTMAXES: frozenset[Any] = frozenset({F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax})
 FUSED: frozenset[Any] = frozenset({F.scaled_dot_product_attention})

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
-from gentrace.capture.beams import Beams
+from gentrace.capture.decoding.beams import Beams
 from gentrace.capture.run import Rejected, Run
 from gentrace.errors import UnsupportedModel
 

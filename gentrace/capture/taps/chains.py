@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gentrace.capture.products import Product
+from gentrace.capture.taps.products import Product
 
 What = Literal["same", "scale", "divide", "tanh", "add", "show", "hide", "floor", "sink", "shift"]
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from gentrace.capture.beams import Beams as Search
+from gentrace.capture.decoding.beams import Beams as Search
+from gentrace.capture.decoding.texts import single_texts
 from gentrace.capture.run import Rejected, Run
 from gentrace.capture.shares import Share
-from gentrace.capture.texts import single_texts
 from gentrace.trace.decoding import Beams, BeamStep, Draft
 
 

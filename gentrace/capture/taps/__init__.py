@@ -1,0 +1,1 @@
+"""The taps: how attention is seen, whoever computes it, and brought into one form."""
