@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from gentrace.capture.recorder import record
-from gentrace.errors import CaptureError
+from gentrace.errors import CaptureError, UnsupportedModel
 from gentrace.trace.trace import Trace
 
 
@@ -14,7 +14,7 @@ def generate(model: Any, tokenizer: Any, prompt: str | list[str], **options: Any
     """Generate from text and return what the model looked at.
 
     Args:
-        model: A decoder-only Hugging Face model.
+        model: A Hugging Face model that generates.
         tokenizer: Its tokenizer.
         prompt: A text, or a list of texts, which are generated from together.
         options: Arguments of ``model.generate``; those of `record` (``layers``, ``values``, ``top_k``, ``max_bytes``,
@@ -40,7 +40,7 @@ RECORDING_OPTIONS = frozenset({"layers", "values", "top_k", "max_bytes", "spill_
 
 
 def encode(tokenizer: Any, texts: list[str], model: Any) -> dict[str, torch.Tensor]:
-    """Tokenize prompts and pad them on the left, with or without a padding token.
+    """Tokenize prompts and pad them, with or without a padding token: on the left of a text that will be continued.
 
     Args:
         tokenizer: The tokenizer.
@@ -64,8 +64,13 @@ def encode(tokenizer: Any, texts: list[str], model: Any) -> dict[str, torch.Tens
     check_known(model, rows)
     width = max(len(row) for row in rows)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else rows[0][0]
-    ids = [[pad] * (width - len(row)) + list(row) for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    missing = [width - len(row) for row in rows]
+    if _encodes(model):
+        ids = [list(row) + [pad] * count for row, count in zip(rows, missing, strict=True)]
+        mask = [[1] * len(row) + [0] * count for row, count in zip(rows, missing, strict=True)]
+    else:
+        ids = [[pad] * count + list(row) for row, count in zip(rows, missing, strict=True)]
+        mask = [[0] * count + [1] * len(row) for row, count in zip(rows, missing, strict=True)]
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
 
@@ -83,8 +88,15 @@ def read(model: Any, tokenizer: Any, prompt: str, completion: str, **recording: 
         recording: Arguments of `record`.
 
     Raises:
-        CaptureError: If either has no tokens, or tokens that the model does not know.
+        UnsupportedModel: If the model has an encoder, which the prompt would go through.
+        CaptureError: If either text has no tokens, or tokens that the model does not know.
     """
+    if _encodes(model):
+        raise UnsupportedModel(
+            f"reading a completion with {type(model).__name__}",
+            "an encoder-decoder model",
+            "record model(input_ids=..., decoder_input_ids=...) yourself",
+        )
     given = encode(tokenizer, [prompt], model)["input_ids"]
     added = tokenizer(completion, add_special_tokens=False)["input_ids"]
     if not added:
@@ -96,6 +108,11 @@ def read(model: Any, tokenizer: Any, prompt: str, completion: str, **recording: 
     trace = recorder.trace
     tokens = replace(trace.tokens, prompt_length=given.shape[1])
     return replace(trace, read_tokens=lambda: tokens)
+
+
+def _encodes(model: Any) -> bool:
+    """Whether prompts go through an encoder and are not continued themselves."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def check_known(model: Any, rows: list[list[int]]) -> None:

@@ -50,10 +50,12 @@ def record(
         trace = recorder.trace
 
     Each ``generate`` inside the block gives one trace per returned sequence. So does each loop over ``model(...)``
-    that passes a cache on, and each single forward without one.
+    that passes a cache on, and each single forward without one: a finished text, or an encoder's input.
 
     Args:
-        model: A decoder-only Hugging Face model, or a module that wraps one.
+        model: A Hugging Face model (decoder, encoder-decoder or encoder), a module around one, a compiled one, a
+            ``TransformerBridge`` of TransformerLens, or any torch module whose attention calls torch's softmax or
+            ``scaled_dot_product_attention``.
         tokenizer: For the tokens' texts; optional.
         layers: Layer numbers to record; None for all, empty for tokens and probabilities only.
         values: Keep value vectors too.
@@ -66,7 +68,7 @@ def record(
         The recorder, to be entered with ``with``.
 
     Raises:
-        UnsupportedModel: If the model holds no decoder-only Hugging Face model.
+        UnsupportedModel: If it is no torch module, or a model of transformers without attention.
         CaptureError: If an argument does not fit.
     """
     if spill_dir is not None:

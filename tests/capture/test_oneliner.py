@@ -118,3 +118,23 @@ def test_reading_a_completion_gives_the_trace_of_its_generation() -> None:
     assert bool(trace.tokens.sampled_logprobs.isnan().all())
     with pytest.raises(gentrace.CaptureError, match="it has no tokens"):
         read(model, tokenizer, "Once", "")
+
+
+def test_an_encoders_prompts_are_padded_on_the_right() -> None:
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=256, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, pad_token_id=0, decoder_start_token_id=1,
+    )  # fmt: skip
+    model = BartForConditionalGeneration(config).eval()
+    options = {"max_new_tokens": 4, "do_sample": False, "num_beams": 1}
+    together = gentrace.generate(model, byte_level(), ["abcd", "e"], **options)
+    alone = gentrace.generate(model, byte_level(), "e", **options)
+    assert isinstance(together, list)
+    assert isinstance(alone, gentrace.Trace)
+    for kind in ("encoder", "cross"):
+        assert torch.allclose(together[1].attention(0, kind=kind), alone.attention(0, kind=kind), atol=1e-6)
+    with pytest.raises(gentrace.UnsupportedModel, match="encoder-decoder model"):
+        read(model, byte_level(), "abc", "d")
