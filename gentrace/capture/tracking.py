@@ -295,6 +295,8 @@ class Tracker:
             # Fewer rows than tokens were fed if the block was left while another thread went on generating.
             run.complete = run.stop >= run.prompt_stop - run.columns + int(run.lengths.max()) - 1
             if generation.beams is not None:
+                # What waits is still slot by slot, as the search's own readouts are not.
+                reduce_waiting(run, self._settings.top_k)
                 generation.beams.close(run)
             else:
                 offset = run.prompt_stop - run.columns

@@ -38,9 +38,10 @@ def generate(model: PreTrainedModel, ids: Tensor, mask: Tensor, **options: Any) 
         {"num_beams": 3, "do_sample": True, "temperature": 1.5},
         {"num_beams": 3, "use_cache": False},
         {"num_beams": 3, "cache_implementation": "static"},
+        {"num_beams": 2, "prefill_chunk_size": 4},
         {"num_beams": 3, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
     ],
-    ids=["plain", "three", "early", "never", "sampled", "no-cache", "static", "processed"],
+    ids=["plain", "three", "early", "never", "sampled", "no-cache", "static", "chunked", "processed"],
 )
 def test_beam_search(name: str, options: dict[str, Any]) -> None:
     model = tiny(name)
