@@ -1,9 +1,11 @@
 """Accelerators: the step path never waits for the device, and rows stay beside their layer."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from transformers import AutoModelForCausalLM, BloomConfig, GPTJConfig, PreTrainedModel
@@ -12,6 +14,7 @@ import gentrace
 from tests.capture.test_generation import check
 from tests.fake import fake_cuda
 from tests.models import COMMON, VOCAB, configs, prompt, tiny
+from tests.oracle import distance, full_forward
 
 HOME_GROWN = {
     "bloom": BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=VOCAB),
@@ -102,3 +105,24 @@ def test_on_a_cuda_device(name: str, kernel: str) -> None:
     for trace, text in zip(recorder.traces, out, strict=True):
         check(trace, model, text, tolerance=1e-4)
     assert COMMON["num_hidden_layers"] == len(recorder.traces[0].layers)
+
+
+def test_layers_that_are_fetched_from_disk(tmp_path: Path) -> None:
+    parts = ["model.embed_tokens", "model.layers.0", "model.layers.2", "model.norm", "model.rotary_emb", "lm_head"]
+    places = dict.fromkeys(parts, "cpu") | {"model.layers.1": "disk"}
+    model = dispatch_model(tiny("llama"), device_map=places, main_device="cpu", offload_dir=str(tmp_path))
+    with gentrace.record(model) as recorder:
+        out = model.generate(prompt(8), max_new_tokens=5, do_sample=False)
+    check(recorder.trace, tiny("llama"), out[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantized_weights() -> None:
+    model = torch.ao.quantization.quantize_dynamic(tiny("llama"), {nn.Linear}, dtype=torch.qint8)
+    ids = prompt(8)
+    # Such layers round by the largest value of a forward, so only the same forward is an oracle.
+    with gentrace.record(model) as recorder, torch.no_grad():
+        model(ids, use_cache=False)
+    expected, _ = full_forward(model, ids[0])
+    for layer, reference in enumerate(expected):
+        assert distance(recorder.trace.attention(layer), reference) <= 1e-5
