@@ -291,11 +291,14 @@ class Step:
         return placed
 
     def _misfit(self, site: Site, query: Tensor, key: Tensor) -> UnsupportedModel:
+        change = "this is not attention of the fed tokens; exclude the layer with layers="
+        if query.shape[0] < self.run.batch:
+            change = "several rows of ids make one sequence, as codebooks do; such models are not supported"
         return UnsupportedModel(
             f"recording attention of {site.name} ({type(site.module).__name__})",
             f"queries {tuple(query.shape)} and keys {tuple(key.shape)} in a forward of {self.run.batch} sequences and "
             f"{self.queries} positions",
-            "this is not attention of the fed tokens; exclude the layer with layers=",
+            change,
         )
 
     def _changed(self, site: Site) -> UnsupportedModel:
