@@ -305,18 +305,33 @@ def describe(trace: "Trace", path: Path) -> str:
     """A trace in a few lines."""
     tokens, meta = trace.tokens, trace.meta
     generated = len(tokens) - tokens.prompt_length
-    layers = trace.layers
+    size = path.stat().st_size
     lines = [
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB" + ("" if meta.complete else ", cut short by an exception"),
+        f"{path}: {size / 1e6:.1f} MB" + ("" if meta.complete else ", cut short by an exception"),
         f"model     {meta.model} ({meta.dtype or 'tokens only'}, {meta.kernel or 'no attention kept'})",
-        f"tokens    {tokens.prompt_length} given, {generated} generated",
-        f"layers    {len(layers)} recorded" + (f", {layers[0].heads} heads each" if layers else ""),
+        f"tokens    {tokens.prompt_length} given, {generated} generated"
+        + (f", {trace.encoder_length} in the encoder" if trace.encoder_length else ""),
+        f"layers    {_layers(trace)}",
         f"fidelity  largest relative error {trace.fidelity.error:.1e}, tolerance {trace.fidelity.tolerance:.0e}",
         f"recorded  {meta.time} by gentrace {meta.versions.get('gentrace')}, torch {meta.versions.get('torch')}, "
         f"transformers {meta.versions.get('transformers')}",
         f"text      {_shorten(tokens.text)!r}",
     ]
     return "\n".join(lines)
+
+
+def _layers(trace: "Trace") -> str:
+    """How many layers of each kind, and their heads."""
+    kinds = list(dict.fromkeys(info.kind for info in trace.layers))
+    parts: list[str] = []
+    for kind in kinds:
+        heads = sorted({info.heads for info in trace.layers if info.kind == kind})
+        count = sum(info.kind == kind for info in trace.layers)
+        named = "" if kinds == ["self"] else f" of {kind} attention"
+        parts.append(f"{count} recorded{named}, {' or '.join(map(str, heads))} heads each")
+    if trace.other_layers:
+        parts.append(f"{len(trace.other_layers)} without attention")
+    return "; ".join(parts) or "0 recorded"
 
 
 @contextlib.contextmanager
