@@ -69,12 +69,16 @@ class _Parts:
         masks: dict[tuple[int, ...], MaskColumns] = {}
         self.layers: list[_Columns] = []
         for source in (run, *([] if run.encoder is None else [run.encoder])):
-            for layer in (source.layers[place] for place in sorted(source.layers)):
+            for layer in (source.layers[place] for place in sorted(source.layers, key=_order)):
                 # Layers that were shown the same masks hold the same objects.
                 key = tuple(id(placed) for placed in layer.fragments)
                 if key not in masks:
                     masks[key] = MaskColumns(layer.fragments, source.batch, source.stop, len(masks))
                 self.layers.append(_Columns(layer, masks[key], _covered(layer, source.stop)))
+
+
+def _order(place: tuple[Kind, int]) -> tuple[int, int]:
+    return ("self", "cross", "encoder").index(place[0]), place[1]
 
 
 def _freeze(parts: _Parts, share: Share) -> Trace:
