@@ -113,6 +113,13 @@ class Anatomy:
                 return (value, value) if not value.is_floating_point() and value.dim() < 3 else (None, value)
         return None, None
 
+    def positions_first(self) -> bool:
+        """Whether a home-made model may take positions before sequences."""
+        modules = self.model.modules()
+        return not self.tells_length and any(
+            isinstance(module, nn.MultiheadAttention) and not module.batch_first for module in modules
+        )
+
     def suspects(self) -> list[str]:
         """Names of modules that look like attention."""
         return [name for name, module in self.model.named_modules() if "attention" in type(module).__name__.lower()]

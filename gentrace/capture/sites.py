@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from gentrace.capture.taps.calls import Call
-from gentrace.capture.taps.frames import memories
+from gentrace.capture.taps.frames import memories, same_place
 from gentrace.trace.info import Kind
 
 
@@ -89,8 +89,11 @@ class Sites:
     def _kind(self, call: Call, own_keys: int | None, crosses: bool) -> Kind:
         if getattr(call.module, "is_cross_attention", False):
             return "cross"
-        seen = any(call.keys in memory.shape[:2] for memory in memories(call.module))
-        return "cross" if seen and (crosses or call.keys != own_keys) else "self"
+        given = memories(call.module)
+        seen = any(call.keys in memory.shape[:2] for memory in given)
+        # One memory of its own, as keys and values, is another text; separate keys and values may be the same text's.
+        own = not type(call.module).__module__.startswith("transformers.") and same_place(given)
+        return "cross" if seen and (crosses or own or call.keys != own_keys) else "self"
 
     def _number(self, module: nn.Module, kind: Kind, nth: int) -> int:
         own = getattr(module, "layer_idx", None)

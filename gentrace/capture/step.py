@@ -62,6 +62,8 @@ class Step:
         """The first position whose row is recorded; those before are known already, in the slots of their time."""
         self.shuffled = False
         """Whether beam search has shuffled the batch since the rows before were recorded."""
+        self.crosses = False
+        """Whether there is something beside the text that attention may look at."""
         self.dropout = False
         """Whether a kernel dropped weights at random."""
         self.seen = 0
@@ -89,7 +91,7 @@ class Step:
         self._times[id(module)] = nth + 1
         site = sites.known.get((id(module), nth, self.encoder))
         if site is None:
-            crosses = self.run.encoder is not None
+            crosses = self.crosses or self.run.encoder is not None
             site = sites.find(call, nth, self.fed + self.queries, encoder=self.encoder, crosses=crosses)
         self.seen += 1
         if not site.wanted:
@@ -274,14 +276,14 @@ class Step:
                 # Flash kernels align causality to the last key and are given padding, if any, as [batch, key].
                 placed = Placed(landing, unmasked(landing, causal=causal, window=window))
             elif mask is None:
-                if keys > landing.keys and self.queries == 1:
-                    raise CaptureError(
-                        f"reading attention at position {self.fed}",
-                        f"{keys} keys and no mask: the kernel attends to unused cache capacity",
-                        "pass an attention mask",
-                    )
                 # Eager attention does what its mask says; the others are causal by themselves when they get none.
                 is_causal = kernel != "eager" and causal and self.queries > 1
+                if keys > landing.keys and not is_causal:
+                    raise CaptureError(
+                        f"reading attention at position {self.fed}",
+                        f"{keys} keys for {landing.keys} tokens and no mask: some of them stand for no token",
+                        "pass an attention mask, or exclude the layer with layers=",
+                    )
                 placed = Placed(landing, unmasked(landing, causal=is_causal, aligned_left=True))
             else:
                 placed = place_with_mask(kernel, mask, keys, landing)
@@ -293,7 +295,10 @@ class Step:
     def _misfit(self, site: Site, query: Tensor, key: Tensor) -> UnsupportedModel:
         change = "this is not attention of the fed tokens; exclude the layer with layers="
         if query.shape[0] < self.run.batch:
-            change = "several rows of ids make one sequence, as codebooks do; such models are not supported"
+            change = (
+                "several rows of the input make one sequence (codebooks), or its positions come before its sequences; "
+                "such models are not supported"
+            )
         return UnsupportedModel(
             f"recording attention of {site.name} ({type(site.module).__name__})",
             f"queries {tuple(query.shape)} and keys {tuple(key.shape)} in a forward of {self.run.batch} sequences and "

@@ -23,6 +23,8 @@ from gentrace.capture.taps.calls import Call
 from gentrace.errors import AttentionUnavailable, CaptureError, UnsupportedModel
 
 UNLIMITED = 2**31
+BESIDE = ("encoder_hidden_states", "encoder_outputs", "cross_attention_states")
+"""Arguments of transformers' models that cross-attention looks at."""
 
 
 class _Thread(threading.local):
@@ -162,10 +164,10 @@ class Tracker:
         thread = self._thread
         ids, given = self._anatomy.text_of(inputs)
         if given is None:
-            raise CaptureError(
+            raise UnsupportedModel(
                 f"recording a forward of {type(module).__name__}",
                 f"neither input_ids nor inputs_embeds among {sorted(inputs)}",
-                "call the model with one of them",
+                "call the model with one of them; models that take no tokens are not supported",
             )
         batch, queries = given.shape[:2] if given.dim() > 1 else (1, given.shape[0])
         if not batch or not queries:
@@ -180,6 +182,12 @@ class Tracker:
                 f"token ids of shape {tuple(ids.shape)}, several at each position",
                 "models that write in codebooks are not supported",
             )
+        if batch == queries > 1 and self._anatomy.positions_first():
+            raise UnsupportedModel(
+                f"recording a forward of {type(module).__name__}",
+                f"an input of shape {tuple(given.shape)} to a module with nn.MultiheadAttention(batch_first=False)",
+                "as many sequences as positions cannot be told apart; give another number of sequences",
+            )
         cache = inputs.get("past_key_values")
         linked = self._links.run_of(cache)
         fed = length_of(cache, linked) if self._anatomy.tells_length else None
@@ -191,6 +199,7 @@ class Tracker:
         if self._anatomy.encoder is not None:
             mask = thread.given.get("decoder_attention_mask", inputs.get("attention_mask"))
             step.inputs["attention_mask"] = mask
+        step.crosses = self._anatomy.encoder is not None or any(inputs.get(name) is not None for name in BESIDE)
         thread.step = step
         if fed is not None:
             self._locate(step, fed, linked)

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
     BartConfig,
     BertConfig,
+    BertLMHeadModel,
     DistilBertConfig,
     ElectraConfig,
     EncoderDecoderConfig,
@@ -277,3 +278,37 @@ def test_a_bare_encoder_model_without_a_head() -> None:
         model(torch.randint(3, 97, (1, 7)))
     assert recorder.trace.attention(2).shape == (4, 7, 7)
     assert distance(recorder.trace.attention(2).sum(-1), torch.ones(4, 7)) <= 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_cross_attention_is_told_apart_where_lengths_are_equal(name: str) -> None:
+    model = translator(name, "sdpa")
+    ids = torch.randint(3, 97, (1, 6), generator=torch.Generator().manual_seed(1))
+    states = model.get_encoder()(ids)
+    with gentrace.record(model) as recorder:
+        # The encoder ran before recording, and both texts have six tokens.
+        model(encoder_outputs=states, decoder_input_ids=ids)
+    trace = recorder.trace
+    model.set_attn_implementation("eager")
+    output = model(encoder_outputs=states, decoder_input_ids=ids, output_attentions=True)
+    for index in range(3):
+        assert distance(trace.attention(index), output.decoder_attentions[index][0]) <= 1e-5
+        assert distance(trace.attention(index, kind="cross"), output.cross_attentions[index][0]) <= 1e-5
+
+
+@torch.no_grad()
+def test_a_decoder_that_is_given_states() -> None:
+    torch.manual_seed(0)
+    config = BertConfig(**BERT, is_decoder=True, add_cross_attention=True)
+    model = sharpened(BertLMHeadModel(config), 4.0)
+    ids, states = torch.randint(3, 97, (1, 5)), torch.randn(1, 5, 48)
+    with gentrace.record(model) as recorder:
+        model(ids, encoder_hidden_states=states)
+    assert [(info.kind, info.index) for info in recorder.trace.layers] == [
+        (kind, index) for kind in ("self", "cross") for index in range(3)
+    ]
+    model.set_attn_implementation("eager")
+    output = model(ids, encoder_hidden_states=states, output_attentions=True)
+    for index in range(3):
+        assert distance(recorder.trace.attention(index, kind="cross"), output.cross_attentions[index][0]) <= 1e-5

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import gentrace
 from gentrace.capture.taps import reading
@@ -340,3 +340,44 @@ def test_scores_do_not_outlive_their_layer() -> None:
         gc.enable()
     check(recorder.traces[1], [weights[0] for weights in expected])
     assert len(kept) == 8
+
+
+class Masked(nn.Module):
+    """Fused attention with a mask for each head, ``[head, query, key]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(50, 16), nn.Linear(16, 48)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        batch, length = ids.shape
+        query, key, value = self.mix(self.embed(ids)).view(batch, length, 3, 4, 4).permute(2, 0, 3, 1, 4)
+        bias = torch.arange(4.0)[:, None, None] * torch.eye(length)
+        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def test_a_fused_mask_is_broadcast_from_the_right() -> None:
+    model, ids = Masked().eval(), torch.randint(0, 50, (4, 5))
+    with gentrace.record(model) as recorder, torch.no_grad():
+        model(ids)
+    for trace in recorder.traces:
+        diagonal = torch.stack([trace.score_terms(0, head, 2).bias for head in range(4)])[:, 2]
+        assert diagonal.tolist() == [0.0, 1.0, 2.0, 3.0]
+        assert trace.fidelity.error <= 1e-5
+
+
+@pytest.mark.parametrize("extra", ["add_zero_attn", "add_bias_kv"])
+def test_keys_that_are_no_tokens_are_refused(extra: str) -> None:
+    class Extra(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(50, 16)
+            self.attend = nn.MultiheadAttention(16, 4, batch_first=True, **{extra: True})
+
+        def forward(self, ids: Tensor) -> Tensor:
+            states = self.embed(ids)
+            return self.attend(states, states, states, need_weights=False)[0]
+
+    model = Extra().eval()
+    with pytest.raises(gentrace.CaptureError, match="stand for no token"), gentrace.record(model), torch.no_grad():
+        model(torch.randint(0, 50, (1, 5)))

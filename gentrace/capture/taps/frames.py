@@ -44,6 +44,11 @@ def memories(module: nn.Module) -> list[Tensor]:
     return []
 
 
+def same_place(tensors: list[Tensor]) -> bool:
+    """Whether all of these tensors, of which there is at least one, are the same data."""
+    return len({_place(tensor) for tensor in tensors}) == 1
+
+
 def _is_states(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 3 and value.is_floating_point()
 

@@ -269,6 +269,8 @@ def _fused_call(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any
         "dropout": given.get("dropout_p", 0.0),
     }
     mask = given.get("attn_mask")
+    # Fused attention broadcasts its mask from the right.
+    mask = None if mask is None else _four_axes(mask)
     return VectorCall(
         module,
         "scaled_dot_product_attention",
