@@ -64,7 +64,7 @@ class Anatomy:
         names = {type(module).__module__ for module in self.model.modules()}
         own = {name for name in names if name.startswith("transformers.models.")}
         others = {name for name in names - own if not name.startswith(("torch.", "transformers."))}
-        if own and not others and not any(_ATTENDS.search(_source(name)) for name in own):
+        if own and not others and not any(map(_mentions_attention, own)):
             raise UnsupportedModel(
                 f"recording {type(self.model).__name__}",
                 "none of its modules computes softmax attention",
@@ -160,6 +160,12 @@ _ATTENDS = re.compile(r"softmax\(|\.Softmax|scaled_dot_product_attention|ALL_ATT
 def _source(module: str) -> str:
     file = sys.modules[module].__file__
     return "" if file is None else Path(file).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _mentions_attention(module: str) -> bool:
+    """Whether a modeling file names a softmax or a kernel at all."""
+    return _ATTENDS.search(_source(module)) is not None
 
 
 @functools.cache

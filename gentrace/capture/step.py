@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gentrace.capture.fidelity import Check, check_rows
 from gentrace.capture.kernels import begin_layer, place_with_mask
-from gentrace.capture.layers import LayerRun, Patches, Placed, ScoreLayer, VectorLayer, newest
+from gentrace.capture.layers import Patches, Placed, ScoreLayer, VectorLayer, newest
 from gentrace.capture.run import Run
 from gentrace.capture.shapes import arrange_scores, separate_batch, visible_scores
 from gentrace.capture.sites import Settings, Site, Sites
@@ -322,8 +322,3 @@ class Step:
             return tuple(sorted({self.fed + self.queries // 2, last}))
         turn, rest = divmod(self.number, CHECK_EVERY)
         return (last,) if rest == 1 and turn % max(1, len(self.run.layers)) == order else ()
-
-
-def layers_of(run: Run) -> list[LayerRun]:
-    """A run's layers in the order of their numbers, kind by kind."""
-    return [run.layers[place] for place in sorted(run.layers)]

@@ -4,8 +4,7 @@ After each step the search keeps the best continuations and shuffles the cache a
 they were computed; a sequence's own rows are found by walking back through its ancestors.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -127,6 +126,4 @@ class Beams:
 
 
 def _pick(readout: Readout, place: Tensor) -> Readout:
-    columns: list[Any] = [getattr(readout, field.name) for field in fields(readout)]
-    picked: list[Any] = [None if column is None else column[place.to(column.device)] for column in columns]
-    return Readout(*picked)
+    return readout.each(lambda column: column[place.to(column.device)])

@@ -7,6 +7,7 @@ through the model's own output head when somebody reads the tokens.
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, cast
@@ -41,6 +42,12 @@ class Readout:
     """[batch] the token's log-probability under the distribution really sampled from."""
     top_sampled_logprobs: Tensor | None = None
     """[batch, k] the alternatives' log-probabilities under it."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Readout":
+        """The readout with every quantity changed alike."""
+        columns: list[Any] = [getattr(self, field.name) for field in fields(self)]
+        changed: list[Any] = [None if column is None else change(column) for column in columns]
+        return Readout(*changed)
 
 
 def read_out(
@@ -87,13 +94,8 @@ def read_out(
 
 def split(readout: Readout, batch: int) -> list[Readout]:
     """Take readouts that were made together apart, ``batch`` rows each."""
-    columns: list[Any] = [getattr(readout, field.name) for field in fields(readout)]
-
-    def part(start: int) -> Readout:
-        rows: list[Any] = [None if column is None else column[start : start + batch] for column in columns]
-        return Readout(*rows)
-
-    return [part(start) for start in range(0, len(readout.chosen), batch)]
+    starts = range(0, len(readout.chosen), batch)
+    return [readout.each(lambda column, start=start: column[start : start + batch]) for start in starts]
 
 
 class OutputHead:

@@ -18,22 +18,8 @@ class Readouts:
 
     columns: Tensor
     """[entry] the columns of the tokens they predicted."""
-    chosen: Tensor
-    """[entry, batch]."""
-    logprob: Tensor
-    """[entry, batch]."""
-    entropy: Tensor
-    """[entry, batch]."""
-    rank: Tensor
-    """[entry, batch]."""
-    top_ids: Tensor
-    """[entry, batch, k]."""
-    top_logprobs: Tensor
-    """[entry, batch, k]."""
-    sampled_logprob: Tensor
-    """[entry, batch]; NaN where nothing was sampled."""
-    top_sampled_logprobs: Tensor
-    """[entry, batch, k]; NaN where nothing was sampled."""
+    readout: Readout
+    """``[entry, batch]`` in place of ``[batch]``; NaN where nothing was sampled."""
 
 
 def gather_readouts(readouts: dict[int, Readout]) -> Readouts | None:
@@ -47,12 +33,8 @@ def gather_readouts(readouts: dict[int, Readout]) -> Readouts | None:
     }
     sampled = [_or_nan(entry.sampled_logprob, entry.logprob) for entry in entries]
     top = [_or_nan(entry.top_sampled_logprobs, entry.top_logprobs) for entry in entries]
-    return Readouts(
-        columns=torch.tensor(sorted(readouts)),
-        sampled_logprob=torch.stack(sampled).cpu(),
-        top_sampled_logprobs=torch.stack(top).cpu(),
-        **plain,
-    )
+    readout = Readout(sampled_logprob=torch.stack(sampled).cpu(), top_sampled_logprobs=torch.stack(top).cpu(), **plain)
+    return Readouts(torch.tensor(sorted(readouts)), readout)
 
 
 def _or_nan(values: Tensor | None, like: Tensor) -> Tensor:
@@ -170,7 +152,7 @@ class PendingTokens:
         entries = [index for index, column in enumerate(found.columns.tolist()) if column in place]
         positions = torch.tensor([place[int(found.columns[index])] for index in entries], dtype=torch.int64)
         here = torch.tensor(entries, dtype=torch.int64), self._entry
-        _write(table, positions, Readout(*(getattr(found, name)[here] for name in READOUT_FIELDS)), self._ids)
+        _write(table, positions, found.readout.each(lambda column: column[here]), self._ids)
 
     def _fill_prompt(self, table: dict[str, Tensor]) -> None:
         """Put the hidden states of rows that had no logits through the output head."""
@@ -216,18 +198,6 @@ class PendingTokens:
             if start <= column < start + len(hidden):
                 return hidden[column - start]
         return None
-
-
-READOUT_FIELDS = (
-    "chosen",
-    "logprob",
-    "entropy",
-    "rank",
-    "top_ids",
-    "top_logprobs",
-    "sampled_logprob",
-    "top_sampled_logprobs",
-)
 
 
 def _write(table: dict[str, Tensor], positions: Tensor, readout: Readout, ids: Tensor) -> None:
