@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 from gentrace.capture.taps.lens import attention_names, model_of
 from gentrace.errors import UnsupportedModel
@@ -39,6 +39,13 @@ class Anatomy:
         given = given if inside is None else inside
         found = next((module for module in given.modules() if isinstance(module, PreTrainedModel)), None)
         self.model: nn.Module = found if found is not None else given
+        # Walking through a large model takes milliseconds, so it is done once.
+        self._paths = {module: name for name, module in self.model.named_modules()}
+        self.modules = list(self._paths)
+        """All modules, the model first."""
+        self._classes = {type(module) for module in self.modules}
+        self._models: list[nn.Module] | None = None
+        self._around_encoder: dict[int, bool] = {}
         self.tells_length = found is not None
         """Whether its caches say how many positions they hold."""
         self.encoder: nn.Module | None = None
@@ -48,7 +55,7 @@ class Anatomy:
 
     def names(self) -> dict[int, str]:
         """What the modules are called, by their ids: their paths, or what a bridge calls its attention."""
-        names = {id(module): name for name, module in self.model.named_modules()}
+        names = {id(module): name for module, name in self._paths.items()}
         return names if self.bridge is None else names | attention_names(self.model)
 
     def bridged(self) -> frozenset[int]:
@@ -61,7 +68,7 @@ class Anatomy:
         Raises:
             UnsupportedModel: If none of the files that its modules come from mentions a softmax or a kernel.
         """
-        names = {type(module).__module__ for module in self.model.modules()}
+        names = {kind.__module__ for kind in self._classes}
         own = {name for name in names if name.startswith("transformers.models.")}
         others = {name for name in names - own if not name.startswith(("torch.", "transformers."))}
         if own and not others and not any(map(_mentions_attention, own)):
@@ -73,21 +80,27 @@ class Anatomy:
 
     def computes_outside_registry(self) -> bool:
         """Whether anything but transformers' registry may compute attention, as far as its files tell."""
-        classes = {base for module in self.model.modules() for base in type(module).__mro__}
-        names = {base.__module__ for base in classes}
+        names = {base.__module__ for kind in self._classes for base in kind.__mro__}
         own = {name for name in names if name.startswith("transformers.models.")}
         others = {name for name in names - own if not name.startswith(("torch.", "transformers.", "builtins", "abc"))}
         return not own or bool(others) or any(map(_attends_by_itself, own))
 
     def models(self) -> list[nn.Module]:
         """The models inside, the whole one first: those whose forwards have to be told apart."""
-        inside = [module for module in self.model.modules() if isinstance(module, PreTrainedModel)]
+        if self._models is not None:
+            return self._models
+        inside = [module for module in self.modules if isinstance(module, PreTrainedModel)]
         parts = [self.model, *inside, *([] if self.encoder is None else [self.encoder, *self._decoders()])]
-        return list({id(module): module for module in parts}.values())
+        self._models = list({id(module): module for module in parts}.values())
+        return self._models
 
     def wraps_encoder(self, module: nn.Module) -> bool:
         """Whether a model contains the encoder, so that its decoder is still to come."""
-        return self.encoder is not None and any(part is self.encoder for part in module.modules())
+        if self.encoder is None:
+            return False
+        if id(module) not in self._around_encoder:
+            self._around_encoder[id(module)] = any(part is self.encoder for part in module.modules())
+        return self._around_encoder[id(module)]
 
     def is_foreign(self, module: nn.Module) -> bool:
         """Whether a model inside works on something else than the text, such as images."""
@@ -115,14 +128,21 @@ class Anatomy:
 
     def positions_first(self) -> bool:
         """Whether a home-made model may take positions before sequences."""
-        modules = self.model.modules()
         return not self.tells_length and any(
-            isinstance(module, nn.MultiheadAttention) and not module.batch_first for module in modules
+            isinstance(module, nn.MultiheadAttention) and not module.batch_first for module in self.modules
         )
 
     def suspects(self) -> list[str]:
         """Names of modules that look like attention."""
-        return [name for name, module in self.model.named_modules() if "attention" in type(module).__name__.lower()]
+        return [name for module, name in self._paths.items() if "attention" in type(module).__name__.lower()]
+
+    def alike(self, module: nn.Module) -> int:
+        """How many modules are of the same class as this one."""
+        return sum(type(other) is type(module) for other in self.modules)
+
+    def generators(self) -> list[GenerationMixin]:
+        """The modules that can generate."""
+        return [module for module in self.modules if isinstance(module, GenerationMixin)]
 
     def other_layers(self, sites: list[str]) -> tuple[OtherLayer, ...]:
         """The layers that lie between those with attention and have none.

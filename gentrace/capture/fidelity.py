@@ -13,6 +13,7 @@ from gentrace.stitch.mask import FragmentMask
 from gentrace.stitch.plan import Landing
 from gentrace.stitch.scores import ScoreRule, attend, scores_from
 
+TINY = torch.finfo(torch.float32).tiny
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -26,12 +27,30 @@ class Check:
     """[batch, row] relative error; 0 for a row that sees nothing (padding)."""
 
 
+def visible_rows(landing: Landing, mask: FragmentMask, rows: tuple[int, ...], device: torch.device) -> Tensor:
+    """``[batch or 1, row, key]`` which of a fragment's keys some of its rows see.
+
+    Args:
+        landing: Where the fragment lands.
+        mask: Its mask.
+        rows: Positions; they lie inside the fragment.
+        device: Where to compute.
+    """
+    local = _local(landing, rows)
+    if mask.dense is not None:
+        return mask.dense[:, local].to(device)
+    column = torch.arange(landing.key_start, landing.key_stop, device=mask.start.device)
+    start, stop = mask.start[:, local, None], mask.stop[:, local, None]
+    return ((column >= start) & (column < stop)).to(device)
+
+
 def check_rows(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
     output: Tensor,
-    placed: tuple[Landing, FragmentMask],
+    landing: Landing,
+    visible: Tensor,
     rule: ScoreRule,
     rows: tuple[int, ...],
     bias: Tensor | None,
@@ -43,7 +62,8 @@ def check_rows(
         keys: ``[batch, kv_head, key, dim]`` recorded keys of the fragment.
         values: ``[batch, kv_head, key, value_dim]`` as the kernel was given them.
         output: ``[batch, query, head, value_dim]`` as the kernel returned it.
-        placed: The fragment's landing and mask.
+        landing: Where the fragment landed.
+        visible: ``[batch or 1, row, key]`` which keys the rows see.
         rule: Scale, softcap and sinks of the layer.
         rows: Positions to check; they lie inside the fragment.
         bias: ``[batch or 1, head or 1, query, key]`` added to the scores, if any.
@@ -51,19 +71,19 @@ def check_rows(
     Returns:
         The largest difference per row, divided by the row's largest value.
     """
-    landing, mask = placed
-    # One or two rows are a slice, which costs no copy.
-    first, last = rows[0] - landing.query_start, rows[-1] - landing.query_start
-    local = slice(first, last + 1, max(1, last - first))
+    local = _local(landing, rows)
     checked = queries[:, :, rows[0] : rows[-1] + 1 : local.step]
-    column = torch.arange(landing.key_start, landing.key_stop, device=mask.start.device)
-    start, stop = mask.start[:, local, None], mask.stop[:, local, None]
-    visible = (column >= start) & (column < stop) if mask.dense is None else mask.dense[:, local]
-    visible = visible.to(checked.device)
     added = None if bias is None else bias[:, :, local, : landing.keys]
     expected = attend(scores_from(checked, keys, visible, rule, added), values[:, :, : landing.keys], rule.sinks)
     found = output[:, local].float()
-    difference = (found - expected).abs().amax((-1, -2))
-    size = found.abs().amax((-1, -2)).clamp_min(torch.finfo(torch.float32).tiny)
-    error = torch.where(visible.any(-1), difference / size, 0.0)
-    return Check(rows, error.expand(output.shape[0], -1))
+    difference = torch.linalg.vector_norm(found - expected, torch.inf, (-1, -2))
+    size = torch.linalg.vector_norm(found, torch.inf, (-1, -2))
+    # A row that sees nothing has no size; what its kernel returns means nothing.
+    error = (difference / size.clamp_min_(TINY)).masked_fill_(~visible.any(-1), 0.0)
+    return Check(rows, error)
+
+
+def _local(landing: Landing, rows: tuple[int, ...]) -> slice:
+    """The rows inside the fragment: one or two are a slice, which costs no copy."""
+    first, last = rows[0] - landing.query_start, rows[-1] - landing.query_start
+    return slice(first, last + 1, max(1, last - first))

@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 import gentrace
+from gentrace.capture.decoding.generation import options_of
 from gentrace.capture.decoding.hypotheses import beams_of, drafts_of
 from gentrace.capture.decoding.tokens import PendingTokens, Readouts, ReadTokens, gather_readouts
 from gentrace.capture.fidelity import TOLERANCE
@@ -226,7 +227,7 @@ def describe(run: Run, model: nn.Module) -> Meta:
     return Meta(
         model=str(getattr(config, "_name_or_path", "") or type(model).__name__),
         config_hash=hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest(),
-        generation=run.generation,
+        generation=options_of(run.config),
         kernel=run.kernel,
         dtype=", ".join(sorted(dtypes)),
         versions={

@@ -6,9 +6,11 @@ was cropped, replaces what was there.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from gentrace.capture.fidelity import Check
 from gentrace.stitch.mask import FragmentMask, MaskReading, look_at_mask
@@ -17,6 +19,11 @@ from gentrace.trace.info import LayerInfo
 
 ROOM_TO_GROW = 256
 HOLD = 16
+"""Rows of queries to hold before they are copied together, where the kernel's keys are held too."""
+HOLD_FOLLOWED = 64
+"""The same where the cache is followed."""
+HOLD_BYTES = 2**20
+"""What a layer may hold that way, beyond a few rows."""
 
 Charge = Callable[[int], None]
 
@@ -59,6 +66,54 @@ def newest(query: Tensor, placed: Placed, bias: Tensor | None, skipped: int) -> 
     cut = FragmentMask(mask.start[:, skipped:], mask.stop[:, skipped:], dense, None)
     place = replace(landing, query_start=start, copy_start=max(landing.key_start, start))
     return query[:, :, skipped:], Placed(place, cut), None if bias is None else bias[:, :, skipped:]
+
+
+@dataclass(slots=True, eq=False)
+class Followed:
+    """The layer of the model's own cache that a recorded layer's new keys are read from, many at a time."""
+
+    cache: Any
+    slides: bool
+    """Whether it forgets the oldest keys."""
+    holds_rows: int
+    """Rows that may wait before they are read, since it forgets them later than that."""
+
+    def holds(self, key: Tensor) -> bool:
+        """Whether a kernel's keys are this cache's; one that slides hands out more than it keeps."""
+        return self.slides or key is self.cache.keys
+
+    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """``[batch, kv_head, row, dim]`` keys and values of positions ``start … stop``."""
+        keys, values = self.cache.keys, self.cache.values
+        # A step that was cut short may have left one row more than was recorded, so nothing is counted from the end.
+        oldest = self.cache.cumulative_length - keys.shape[2] if self.slides else 0
+        first, count = start - oldest, stop - start
+        return keys.narrow(2, first, count), values.narrow(2, first, count)
+
+
+class Caches:
+    """Where a model's cache keeps which kernel's keys, after a forward."""
+
+    def __init__(self, cache: Cache) -> None:
+        """Look at the cache's layers; those that keep keys in a way that is not known here are left out."""
+        layers: list[Any] = list(cache.layers)
+        updates = [(layer, type(layer).update) for layer in layers if getattr(layer, "keys", None) is not None]
+        whole = (DynamicLayer.update, StaticLayer.update)
+        self._whole: dict[int, Any] = {id(layer.keys): layer for layer, update in updates if update in whole}
+        self._sliding: list[Any] = [
+            layer for layer, update in updates if update is DynamicSlidingWindowLayer.update and not layer.record_past
+        ]
+
+    def follow(self, key: Tensor) -> Followed | None:
+        """The cache's layer behind the keys ``[batch, kv_head, key, dim]`` that a kernel was given, if there is one."""
+        layer = self._whole.get(id(key))
+        if layer is not None and layer.keys is key:
+            return Followed(layer, False, HOLD_FOLLOWED)
+        for layer in self._sliding:
+            room = min(HOLD_FOLLOWED, layer.sliding_window - 2)
+            if room > 0 and layer.keys[0, 0, -1].data_ptr() == key[0, 0, -1].data_ptr():
+                return Followed(layer, True, room)
+        return None
 
 
 class Rows:
@@ -218,6 +273,8 @@ class VectorLayer(LayerRun):
     """Single rows that are not in the buffers yet."""
     held: tuple[Tensor, Tensor | None, Landing] | None = None
     """The newest kernel call's keys and values, which hold the rows that belong to them."""
+    followed: Followed | None = None
+    """Where the rows that belong to them are kept instead, on the steady path."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -267,11 +324,16 @@ class VectorLayer(LayerRun):
 
     def flush(self, limit: int) -> None:
         """Copy the rows that are held."""
-        if self.held_queries and self.held is not None:
-            key, value, landing = self.held
+        if self.held_queries:
             queries = torch.cat(self.held_queries, 2)
             self.held_queries = []
-            self._copy(queries, key, value, landing.query_stop - queries.shape[2], landing, limit)
+            if self.followed is not None:
+                start = self.known - queries.shape[2]
+                keys, values = self.followed.rows(start, self.known)
+                self._write(queries.detach(), keys.detach(), values.detach(), start, limit)
+            elif self.held is not None:
+                key, value, landing = self.held
+                self._copy(queries, key, value, landing.query_stop - queries.shape[2], landing, limit)
         self.held = None
 
     def continued(self, stop: int, limit: int, charge: Charge) -> "VectorLayer":
@@ -294,9 +356,17 @@ class VectorLayer(LayerRun):
     def _copy(self, query: Tensor, key: Tensor, value: Tensor | None, start: int, landing: Landing, limit: int) -> None:
         first, count = start - landing.key_start, landing.key_stop - start
         self.queries.write(query, landing.query_stop - query.shape[2], limit)
-        self.keys.write(key.narrow(2, first, count), start, limit)
+        values = None if value is None else value.narrow(2, first, count)
+        self._write(None, key.narrow(2, first, count), values, start, limit)
+
+    def _write(self, query: Tensor | None, key: Tensor, value: Tensor | None, start: int, limit: int) -> None:
+        """Write rows from ``start`` on, which are one run of positions."""
+        if query is not None:
+            self.queries.write(query, start, limit)
+        self.keys.write(key, start, limit)
         if self.values is not None and value is not None:
-            self.values.write(value.narrow(2, first, count), start, limit)
+            self.values.write(value, start, limit)
+        stop = start + key.shape[2]
         if self.key_spans and self.key_spans[-1][1] == start:
             start = self.key_spans.pop()[0]
-        self.key_spans.append((start, landing.key_stop))
+        self.key_spans.append((start, stop))

@@ -8,6 +8,7 @@ watch on ``generate``.
 import inspect
 import sys
 import warnings
+import weakref
 from collections.abc import Collection
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from gentrace.capture.anatomy import Anatomy
-from gentrace.capture.decoding.generation import GenerateWatch, find_generators
+from gentrace.capture.decoding.generation import GenerateWatch
 from gentrace.capture.fidelity import TOLERANCE
 from gentrace.capture.finish import finish
 from gentrace.capture.run import Run
@@ -28,6 +29,9 @@ from gentrace.capture.taps.lens import BridgeWatch
 from gentrace.capture.tracking import Tracker
 from gentrace.errors import CaptureError, FidelityWarning
 from gentrace.trace.trace import Trace
+
+_through_registry: "weakref.WeakKeyDictionary[nn.Module, str]" = weakref.WeakKeyDictionary()
+"""Models in which a whole forward showed no attention outside of transformers' registry, and the kernel they used."""
 
 
 def record(
@@ -96,14 +100,16 @@ class Recorder:
         self._model = self._anatomy.model
         self._tokenizer = tokenizer
         self._top_k = settings.top_k
-        self._modules = list(self._model.modules())
+        self._modules = self._anatomy.modules
         names = self._anatomy.names()
         self._tracker = Tracker(self._anatomy, names, settings, budget)
         self._tap = FunctionalTap(names, self._tracker, self._anatomy.bridged())
         self._tapped: dict[int, nn.Module] = {}
         self._discovered: set[int] = set()
         """Models that need no watching for attention outside of the registry, or not any more."""
-        if not self._anatomy.computes_outside_registry():
+        kernel = self._kernel()
+        known = kernel is not None and _through_registry.get(self._model) == kernel
+        if known or not self._anatomy.computes_outside_registry():
             self._discovered = {id(module) for module in self._anatomy.models()}
         self._hooks: list[Any] = []
         self._watches: list[GenerateWatch | BridgeWatch] = []
@@ -137,6 +143,7 @@ class Recorder:
     ) -> None:
         """Detach from the model, whatever happened."""
         self._detach()
+        self._remember(failed=kind is not None)
         for run in self._tracker.runs:
             if not run.active:
                 self._tracker.settle(run)
@@ -185,7 +192,7 @@ class Recorder:
         return traces[0]
 
     def _attach(self) -> None:
-        watched = CompiledWatch(self._given, self._model, self._anatomy.models(), self._tracker, self._tap.paused)
+        watched = CompiledWatch(self._given, self._modules, self._anatomy.models(), self._tracker, self._tap.paused)
         self._compiled = watched
         # The models inside are hooked too: a decoder's hidden states are needed, and a user may call it directly.
         for module in self._anatomy.models():
@@ -196,8 +203,11 @@ class Recorder:
             ) -> None:
                 if self._told_by_compiled():
                     return
-                if not torch.compiler.is_compiling() and self._tracker.recover(module):
-                    self._tap.close()
+                if not torch.compiler.is_compiling():
+                    if self._tracker.continues(module, args, kwargs):
+                        return
+                    if self._tracker.recover(module):
+                        self._tap.close()
                 self._tracker.forward_begins(module, dict(zip(names, args, strict=False)) | kwargs)
                 if id(module) not in self._discovered and not torch.compiler.is_compiling():
                     self._tap.enter(module)
@@ -207,6 +217,8 @@ class Recorder:
                     watched.note_output(module, output)
                     return
                 if not torch.compiler.is_compiling():
+                    if self._tracker.continued(module, output):
+                        return
                     self._tap.leave(module, output is not None)
                     self._tap.forget()
                     if output is not None:
@@ -216,10 +228,23 @@ class Recorder:
 
             self._hooks.append(fix_number(module.register_forward_pre_hook(begin, with_kwargs=True)))
             self._hooks.append(fix_number(module.register_forward_hook(end, always_call=True)))
-        generators = find_generators(self._model)
+        generators = self._anatomy.generators()
         self._watches.extend(GenerateWatch(model, self._tracker, self._top_k) for model in generators)
         if self._anatomy.bridge is not None:
             self._watches.append(BridgeWatch(self._anatomy.bridge, self._tracker))
+
+    def _kernel(self) -> str | None:
+        """The attention kernel that the model is set to."""
+        return getattr(getattr(self._model, "config", None), "_attn_implementation", None)
+
+    def _remember(self, *, failed: bool) -> None:
+        """Keep in mind that a model attends through the registry alone, so that the next recording need not look."""
+        whole = all(id(module) in self._discovered for module in self._anatomy.models())
+        kernel = self._kernel()
+        if failed or not whole or self._tracker.functional or kernel is None:
+            _through_registry.pop(self._model, None)
+        else:
+            _through_registry[self._model] = kernel
 
     def _told_by_compiled(self) -> bool:
         """Whether this runs inside a graph whose call is watched as a whole."""

@@ -3,28 +3,33 @@
 A run is mutable and knows no hooks.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from gentrace.capture.decoding.probabilities import OutputHead, Readout
+from gentrace.capture.decoding.probabilities import OutputHead, Readout, split
 from gentrace.capture.layers import ROOM_TO_GROW, LayerRun, Rows
 from gentrace.errors import CaptureBudgetError
 from gentrace.trace.info import Kind
 
+ROOM_AHEAD = 4096
+"""Positions to make room for at once where the run's end is known."""
+UNLIMITED = 2**31
+"""The limit of a run that may go on for as long as it likes."""
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(slots=True, eq=False)
 class Unread:
     """A distribution that is about to be reduced."""
 
     position: int
     """The token that it predicted."""
     logits: Tensor
-    """[batch, vocab] of the model itself."""
+    """[batch, 1, vocab] of the model itself."""
     chosen: Tensor
-    """[batch] the token that followed."""
+    """[batch, 1] the token that followed."""
     scores: Tensor | None
     """[batch, vocab] what was really sampled from; None if nothing was, or the logits themselves."""
     sampled: bool
@@ -75,12 +80,16 @@ class Run:
     """One past the position of its last column."""
     forwards: int = 0
     """Forwards that were completed."""
-    readouts: dict[int, Readout] = field(default_factory=dict)
-    """Per token position t, what row t − 1 predicted."""
+    reduced: list[tuple[list[int], Readout]] = field(default_factory=list)
+    """Distributions that were reduced together, and the tokens' positions; to be taken apart when they are needed."""
+    taken_apart: dict[int, Readout] = field(default_factory=dict)
+    """Those that were taken apart; see `readouts`."""
     pending: tuple[int, Tensor] | None = None
     """A row whose next token is not known yet, and its logits ``[batch, vocab]``."""
     unread: list[Unread] = field(default_factory=list)
     """Rows whose next token is known, to be reduced together."""
+    scratch: Tensor | None = None
+    """float32 [2, row, vocab] memory to reduce distributions in, while the run goes on."""
     hidden: list[tuple[int, Tensor]] = field(default_factory=list)
     """Final hidden states of rows without logits: first position and ``[batch, position, hidden]``."""
     covered: int = 0
@@ -93,7 +102,8 @@ class Run:
     rejected: list[Rejected] = field(default_factory=list)
     """Drafts that the model did not accept."""
     kernel: str = ""
-    generation: Mapping[str, Any] = field(default_factory=dict)
+    config: Any = None
+    """The settings of the generation, if it is one."""
     sequences: Tensor | None = None
     """[batch, column] what generate returned; its columns end at the last token."""
     lengths: Tensor | None = None
@@ -107,6 +117,27 @@ class Run:
     complete: bool = True
     """False when the generation was cut short by an exception."""
 
+    @property
+    def readouts(self) -> dict[int, Readout]:
+        """Per token position t, what row t − 1 predicted."""
+        waiting, self.reduced = self.reduced, []
+        for positions, readout in waiting:
+            self.taken_apart |= zip(positions, split(readout, self.batch), strict=True)
+        return self.taken_apart
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it is known how far the run may go."""
+        return self.limit < UNLIMITED
+
+    def scratch_like(self, logits: Tensor) -> Tensor:
+        """float32 ``[2, row, vocab]`` to reduce ``logits [row, vocab]`` in; the same memory each time."""
+        if self.scratch is None or self.scratch.shape[2] != logits.shape[1] or self.scratch.shape[1] < len(logits):
+            # A buffer made in inference mode could not be written to outside of it.
+            with torch.inference_mode(False):
+                self.scratch = torch.empty(2, *logits.shape, device=logits.device)
+        return self.scratch[:, : len(logits)]
+
     def reserve(self, like: Tensor, start: int) -> Rows:
         """Make a buffer for fragments like this one, within the budget.
 
@@ -114,7 +145,9 @@ class Run:
             CaptureBudgetError: If the run's buffers would take more than the budget.
         """
         needed = start + like.shape[2]
-        return Rows(like, max(needed, min(self.limit, needed + ROOM_TO_GROW)), self.charge)
+        # On a host, memory that is never touched costs nothing.
+        room = ROOM_AHEAD if self.is_limited and like.device.type == "cpu" else ROOM_TO_GROW
+        return Rows(like, max(needed, min(self.limit, needed + room)), self.charge)
 
     def charge(self, added: int) -> None:
         """Count bytes that are about to be allocated.
@@ -149,4 +182,4 @@ class Run:
         self.covered = min(earlier.covered, fed)
         self.hidden = list(earlier.hidden)
         self.head = earlier.head
-        self.readouts = {position: readout for position, readout in earlier.readouts.items() if position <= fed}
+        self.taken_apart = {position: readout for position, readout in earlier.readouts.items() if position <= fed}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gentrace.capture.fidelity import Check, check_rows
+from gentrace.capture.fidelity import Check, check_rows, visible_rows
 from gentrace.capture.kernels import begin_layer, place_with_mask
 from gentrace.capture.layers import Patches, Placed, ScoreLayer, VectorLayer, newest
 from gentrace.capture.run import Run
@@ -56,6 +56,9 @@ class Step:
         self.cache: Any = None
         self.cache_grows = False
         self.calls: list[tuple[Site, VectorCall]] = []
+        """Attentions of single rows, to be recorded when the forward has ended."""
+        self.decoded: list[tuple[Site, VectorCall]] = []
+        """Those of a forward that has."""
         self.all_rows = True
         self.may_be_reordered = False
         self.fresh = 0
@@ -74,6 +77,8 @@ class Step:
         self._placed: dict[tuple[Any, ...], Placed] = {}
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self._masks: list[Any] = []
+        self._visible: dict[tuple[int, tuple[int, ...]], tuple[Placed, Tensor]] = {}
+        """What checked rows see, once for all layers that are shown the same."""
 
     def locate(self, run: Run, fed: int) -> None:
         """Record into this run, from position ``fed`` on."""
@@ -108,7 +113,15 @@ class Step:
         """Record what was put off."""
         for site, call in self.calls:
             self._see_vectors(site, call, settings)
-        self.calls = []
+        self.decoded, self.calls = self.calls, []
+
+    def attended_twice(self) -> bool:
+        """Whether a module attended several times."""
+        return len(self._times) != self.seen
+
+    def unwanted(self, sites: Sites) -> list[int]:
+        """Ids of the modules that attended without being asked for."""
+        return [module for module in self._times if not sites.known[module, 0, self.encoder].wanted]
 
     def _is_repeated(self, call: VectorCall) -> bool:
         """Whether a module attends with the same queries again, as it does to mix values in two parts."""
@@ -186,11 +199,14 @@ class Step:
         if self.shuffled:
             # Recorded keys lie in the slots in which they were computed, the kernel's in those of now.
             keys = call.key.detach()[:, :, : landing.keys]
-        place = (landing, placed.mask)
         if placed.reading is not None and (extra := placed.reading.added()) is not None:
             added = extra if added is None else added + extra
+        what = id(placed), rows
+        if what not in self._visible:
+            self._visible[what] = placed, visible_rows(landing, placed.mask, rows, keys.device)
         values, output = call.value.detach(), call.output.detach()[:, skipped:]
-        return check_rows(layer.queries.data, keys, values, output, place, rule, rows, added)
+        visible = self._visible[what][1]
+        return check_rows(layer.queries.data, keys, values, output, landing, visible, rule, rows, added)
 
     def _see_scores(self, site: Site, call: ScoreCall) -> None:
         scores = arrange_scores(call.scores, self.run.batch, self.queries)

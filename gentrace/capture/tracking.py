@@ -4,7 +4,6 @@ Positions are counted here, on the host, from the lengths of caches and inputs. 
 come with its cache or inside the same ``generate``; threads are followed separately.
 """
 
-import threading
 import warnings
 from typing import Any
 
@@ -12,43 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from gentrace.capture.anatomy import Anatomy
+from gentrace.capture.budget import refuse_layer, refuse_too_large, sizes_of
 from gentrace.capture.caches import CacheLinks, cache_of, grows, length_of
+from gentrace.capture.continuing import SteadyPath
 from gentrace.capture.decoding.distributions import keep_distributions, reduce_waiting, resolve
 from gentrace.capture.decoding.generation import Generation
 from gentrace.capture.encoders import Encoders, hidden_of
-from gentrace.capture.run import Run
+from gentrace.capture.run import UNLIMITED, Run
 from gentrace.capture.sites import Settings, Sites
+from gentrace.capture.steady import settle_into
 from gentrace.capture.step import Step
-from gentrace.capture.taps.calls import Call
+from gentrace.capture.taps.calls import Call, VectorCall
 from gentrace.errors import AttentionUnavailable, CaptureError, UnsupportedModel
 
-UNLIMITED = 2**31
 BESIDE = ("encoder_hidden_states", "encoder_outputs", "cross_attention_states")
 """Arguments of transformers' models that cross-attention looks at."""
 
 
-class _Thread(threading.local):
-    """What one thread is in the middle of."""
-
-    def __init__(self) -> None:
-        self.step: Step | None = None
-        """The forward that is being recorded."""
-        self.encoder_step: Step | None = None
-        """The encoder's forward, which may lie inside it."""
-        self.encoder_run: Run | None = None
-        """The newest encoder forward, for the decoder that follows."""
-        self.given: dict[str, Any] = {}
-        """Arguments of the outermost forward."""
-        self.stack: list[tuple[nn.Module, str]] = []
-        """Models whose forwards are going on, and what they are to the recording."""
-        self.aside = False
-        """Whether one of them is none of the text's."""
-        self.generation: Generation | None = None
-        self.newest: Run | None = None
-        """The run of the newest forward, for models whose caches do not tell."""
-
-
-class Tracker:
+class Tracker(SteadyPath):
     """Turns a model's forwards into runs."""
 
     def __init__(self, anatomy: Anatomy, names: dict[int, str], settings: Settings, budget: int | None) -> None:
@@ -60,14 +40,15 @@ class Tracker:
             settings: What to keep.
             budget: Bytes that a run's buffers may take.
         """
+        super().__init__()
         self.runs: list[Run] = []
         self.functional: list[nn.Module] = []
         """Modules in which the functional tap saw attention."""
         self._anatomy = anatomy
         self._settings = settings
         self._budget = budget
-        self._thread = _Thread()
         self._sites = Sites(names, settings)
+        self._sizes = None if budget is None else sizes_of(anatomy.model, settings)
         self._links = CacheLinks()
         self._encoders = Encoders(anatomy, budget)
 
@@ -136,6 +117,11 @@ class Tracker:
             self.functional.append(call.module)
         if step.unplaced:
             self._place_step(step, call)
+        if self._budget is not None and isinstance(call, VectorCall) and not step.run.layers:
+            fragments = [call.query, call.key, *([call.value] if self._settings.values else [])]
+            wanted = self._settings.layers
+            alike = self._anatomy.alike(call.module) if wanted is None else len(wanted)
+            refuse_layer(step.run, fragments, alike)
         step.see(call, self._sites, self._settings)
 
     def _role(self, module: nn.Module, inputs: dict[str, Any]) -> str:
@@ -160,7 +146,7 @@ class Tracker:
             return "inner"
         return "outer" if anatomy.wraps_encoder(module) else "step"
 
-    def _begin_step(self, module: nn.Module, inputs: dict[str, Any]) -> None:
+    def _begin_step(self, module: nn.Module, inputs: dict[str, Any], fed: int | None = None) -> None:
         thread = self._thread
         ids, given = self._anatomy.text_of(inputs)
         if given is None:
@@ -190,7 +176,8 @@ class Tracker:
             )
         cache = inputs.get("past_key_values")
         linked = self._links.run_of(cache)
-        fed = length_of(cache, linked) if self._anatomy.tells_length else None
+        if fed is None and self._anatomy.tells_length:
+            fed = length_of(cache, linked)
         step = Step(batch, module, queries)
         step.ids = None if ids is None else ids.detach().reshape(batch, queries).clone()
         step.cache, step.cache_grows = cache, grows(cache)
@@ -254,7 +241,10 @@ class Tracker:
                     stacklevel=2,
                 )
         self._links.link(cache_of(output) or step.cache, run)
-        keep_distributions(self._anatomy.model, step, output, self._thread.generation, self._settings.top_k)
+        generation = self._thread.generation
+        keep_distributions(self._anatomy.model, step, output, generation, self._settings.top_k)
+        if generation is not None and step.queries == 1 and step.number:
+            generation.lane = settle_into(step, generation, self._sites, self._settings)
 
     def site_names(self) -> list[str]:
         """Paths of the modules in which self-attention was seen."""
@@ -288,6 +278,8 @@ class Tracker:
     def generation_ends(self, generation: Generation, sequences: Tensor | None) -> None:
         """It ended, with the returned ids or, after an exception, without."""
         thread = self._thread
+        if generation.lane is not None:
+            self._leave(generation.lane)
         thread.generation, thread.step, thread.encoder_step, thread.stack, thread.aside = None, None, None, [], False
         run = generation.run
         if run is None:
@@ -295,7 +287,7 @@ class Tracker:
         if generation.prompt_stop is not None:
             run.prompt_stop = generation.prompt_stop
         run.columns = generation.columns
-        run.generation = generation.options
+        run.config = generation.config
         if generation.padding is not None:
             run.padding, run.padding_stop = generation.padding, run.prompt_stop
         if sequences is not None:
@@ -318,6 +310,7 @@ class Tracker:
     def settle(self, run: Run) -> None:
         """Reduce and copy everything that was put off."""
         reduce_waiting(run, self._settings.top_k)
+        run.scratch = None
         for part in (run, *([] if run.encoder is None else [run.encoder])):
             part.flush()
             part.settle_masks()
@@ -339,6 +332,7 @@ class Tracker:
             return continued
         limit = UNLIMITED if generation is None or generation.limit is None else generation.limit
         run = Run(batch, limit, self._budget)
+        refuse_too_large(run, self._sizes)
         if continued is not None:
             self.settle(continued)
             run.continue_from(continued, fed)

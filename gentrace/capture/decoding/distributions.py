@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gentrace.capture.decoding.generation import Generation
-from gentrace.capture.decoding.probabilities import OutputHead, read_out, split
+from gentrace.capture.decoding.probabilities import OutputHead, read_out
 from gentrace.capture.run import Rejected, Run, Unread
 from gentrace.capture.step import Step
 
@@ -74,9 +74,9 @@ def resolve(
             if ids is not None and generation is not None and generation.run is run:
                 # A step that generate took back after it had stopped.
                 continue
-            chosen = torch.full((run.batch,), -1)
+            chosen = torch.full((run.batch, 1), -1)
         scores = given[index] if given else None
-        _add(run, position, logits[:, index], chosen.to(logits.device), scores, generation, top_k)
+        _add(run, position, logits[:, index : index + 1], chosen.to(logits.device), scores, generation, top_k)
     if rows > 1 and ids is not None and generation is not None:
         kept = start + ids.shape[1] if whole else start + 1
         generation.rejected += _rejected(run, first, logits, kept - 1, ids[:, kept - 1 - start])
@@ -96,13 +96,13 @@ def _rejected(run: Run, first: int, logits: Tensor, position: int, token: Tensor
 
 
 def _token_at(run: Run, position: int, start: int, ids: Tensor | None) -> Tensor | None:
-    """``[batch]`` the token at a position: among new ids, or among those that were fed before them."""
+    """``[batch, 1]`` the token at a position: among new ids, or among those that were fed before them."""
     if ids is not None and 0 <= position - start < ids.shape[1]:
-        return ids[:, position - start]
+        return ids[:, position - start, None]
     if position < start:
         for first, fed in reversed(run.ids):
             if first <= position < first + fed.shape[1]:
-                return fed[:, position - first]
+                return fed[:, position - first, None]
     return None
 
 
@@ -118,10 +118,17 @@ def _add(
     sampled = scores is not None
     if generation is not None and generation.samples_raw:
         scores = None
-    if run.unread and (run.unread[0].scores is None, run.unread[0].sampled) != (scores is None, sampled):
+    reduce_when_many(run, Unread(position, logits, chosen, scores, sampled), top_k)
+
+
+def reduce_when_many(run: Run, unread: Unread, top_k: int) -> None:
+    """Have a distribution wait until there are enough of its kind to be reduced together."""
+    waiting = run.unread
+    if waiting and (waiting[0].scores is None, waiting[0].sampled) != (unread.scores is None, unread.sampled):
         reduce_waiting(run, top_k)
-    run.unread.append(Unread(position, logits, chosen, scores, sampled))
-    if len(run.unread) * logits.numel() >= READ_TOGETHER:
+        waiting = run.unread
+    waiting.append(unread)
+    if len(waiting) * unread.logits.numel() >= READ_TOGETHER:
         reduce_waiting(run, top_k)
 
 
@@ -131,16 +138,13 @@ def reduce_waiting(run: Run, top_k: int) -> None:
     if not waiting:
         return
     given = [one.scores for one in waiting if one.scores is not None]
-    readout = read_out(
-        torch.cat([one.logits for one in waiting]),
-        torch.cat([one.chosen for one in waiting]),
-        top_k,
-        torch.cat(given) if given else None,
-    )
+    logits = torch.cat([one.logits for one in waiting]).squeeze(1)
+    chosen = torch.cat([one.chosen for one in waiting]).squeeze(1)
+    scratch = run.scratch_like(logits)
+    readout = read_out(logits, chosen, top_k, torch.cat(given) if given else None, scratch)
     if waiting[0].sampled and not given:
         readout = replace(readout, sampled_logprob=readout.logprob, top_sampled_logprobs=readout.top_logprobs)
-    for one, part in zip(waiting, split(readout, run.batch), strict=True):
-        run.readouts[one.position] = part
+    run.reduced.append(([one.position for one in waiting], readout))
 
 
 def _logits(model: nn.Module, step: Step, output: Any) -> Tensor | None:

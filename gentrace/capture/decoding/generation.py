@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from gentrace.capture.decoding.beams import Beams
@@ -36,7 +36,8 @@ class Generation:
         """Positions that will be fed at most."""
         self.padding: Tensor | None = None
         """[batch, position] the prompt's attention mask, or None when all of it is text."""
-        self.options: dict[str, Any] = {}
+        self.config: Any = None
+        """Its settings, which generate made for this call alone; a dictionary where they have no class."""
         self.scores: list[Tensor] = []
         """[batch, vocab] the newest forward's processed scores, one for each row that a token is chosen from."""
         self.drafts = False
@@ -57,6 +58,8 @@ class Generation:
         """Whether the scores are the model's own logits, because nothing processes them."""
         self.done: list[Tensor] = []
         """[batch] per step: whether each sequence has ended."""
+        self.lane: Any = None
+        """The steady path that its steps take, once there is one."""
         self.run: Run | None = None
         """Where it is recorded, once its first forward has begun."""
         self.prompt_stop: int | None = None
@@ -133,12 +136,20 @@ class _Processors(LogitsProcessorList):
     """Processors whose own forwards, as guidance makes them, are not the text's."""
 
     generation: Generation
+    given: LogitsProcessorList
 
     def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
-        with self.generation.set_aside():
-            processed = super().__call__(input_ids, scores, **options)
-        self.generation.note_scores(processed)
-        return processed
+        generation = self.generation
+        if len(self) > 1:
+            generation.aside += 1
+            try:
+                # Asking the one that changes nothing too costs as much as asking one that does.
+                own = self.given if len(self) == len(self.given) + 1 else super()
+                scores = own.__call__(input_ids, scores, **options)
+            finally:
+                generation.aside -= 1
+        generation.note_scores(scores)
+        return scores
 
 
 class _Criteria(StoppingCriteriaList):
@@ -244,10 +255,10 @@ class GenerateWatch:
         if mode.startswith("beam"):
             generation.beams = Beams(int(config.num_beams), int(config.num_return_sequences))
         generation.padding = None if mask is None else mask.detach().clone()
-        generation.options = _plain(config.to_diff_dict())
+        generation.config = config
         generation.samples_raw = not processors
         observed = _Processors([*processors, _Unchanged()])
-        observed.generation = generation
+        observed.generation, observed.given = generation, processors
         return observed
 
     def _get_stopping_criteria(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -304,9 +315,9 @@ def _aside(method: Callable[..., Any], generation: Generation) -> Callable[..., 
     return call
 
 
-def find_generators(model: nn.Module) -> list[GenerationMixin]:
-    """The modules in ``model`` that can generate."""
-    return [module for module in model.modules() if isinstance(module, GenerationMixin)]
+def options_of(config: Any) -> dict[str, Any]:
+    """The settings of a generation that are not the defaults."""
+    return _plain(config if isinstance(config, dict) else {} if config is None else config.to_diff_dict())
 
 
 def _plain(value: Any) -> Any:

@@ -12,12 +12,15 @@ from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 HOOK_POINT = "fwd_hooks"
 """What tells TransformerLens' hook points, which would call the user's hooks once more."""
+GROUP = 64
+"""Values of which only the largest is looked at first."""
 CHUNK_BYTES = 64 * 2**20
 HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-2, torch.bfloat16: 3e-1}
 
@@ -55,6 +58,7 @@ def read_out(
     chosen: Int[Tensor, " batch"],
     top_k: int,
     sampled: Float[Tensor, "batch vocab"] | None = None,
+    scratch: Tensor | None = None,
 ) -> Readout:
     """Reduce distributions to what is kept of them.
 
@@ -63,33 +67,63 @@ def read_out(
         chosen: ``[batch]`` the token that followed; negative where unknown.
         top_k: Alternatives to keep.
         sampled: ``[batch, vocab]`` processed scores that were sampled from; None to leave them out.
+        scratch: float32 ``[2, batch, vocab]`` to compute in, for who reduces again and again.
 
     Returns:
         The readout; NaN and −1 for the token where it is unknown.
     """
-    logprobs = logits.float().log_softmax(-1)
+    logits = logits.detach().float()
+    shifted, weights = torch.empty(2, *logits.shape, device=logits.device) if scratch is None else scratch
+    torch.sub(logits, logits.amax(-1, keepdim=True), out=shifted)
+    torch.softmax(shifted, -1, out=weights)
     known = chosen >= 0
     index = chosen.clamp_min(0)[:, None]
-    own = logprobs.gather(-1, index)
-    top_logprobs, top_ids = logprobs.topk(min(top_k, logprobs.shape[-1]), dim=-1)
-    rank = (logprobs > own).sum(-1)
+    own = shifted.gather(-1, index)
+    top, top_ids = _top(shifted, min(top_k, shifted.shape[-1]))
+    rank = _count_above(shifted, own)
+    # The largest of them is exp(0) over the denominator.
+    total = -weights.gather(-1, top_ids[:, :1]).log()
     # The clamp makes 0 * -inf, a token that the model excludes, count as 0.
-    entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs.clamp_min_(-1e30))
+    entropy = total[:, 0] - torch.linalg.vecdot(weights, shifted.clamp_min_(-1e30))
     sampled_own = sampled_top = None
     if sampled is not None:
-        total = sampled.float().logsumexp(-1, keepdim=True)
-        sampled_own = (sampled.gather(-1, index) - total)[:, 0].masked_fill(~known, torch.nan)
-        sampled_top = sampled.gather(-1, top_ids) - total
+        sum_sampled = sampled.float().logsumexp(-1, keepdim=True)
+        sampled_own = (sampled.gather(-1, index) - sum_sampled)[:, 0].masked_fill(~known, torch.nan)
+        sampled_top = sampled.gather(-1, top_ids) - sum_sampled
     return Readout(
         chosen,
-        own[:, 0].masked_fill(~known, torch.nan),
+        (own - total)[:, 0].masked_fill(~known, torch.nan),
         entropy,
         rank.masked_fill(~known, -1),
         top_ids,
-        top_logprobs,
+        top - total,
         sampled_own,
         sampled_top,
     )
+
+
+def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest values of each row and where they are.
+
+    On a CPU, sorting out the groups that can hold them first takes a fifth of the time that ``topk`` takes.
+    """
+    width = values.shape[-1]
+    groups = width // GROUP
+    if values.device.type != "cpu" or width % GROUP or groups <= count:
+        return values.topk(count, dim=-1)
+    grouped = values.unflatten(-1, (groups, GROUP))
+    holding = grouped.amax(-1).topk(count, dim=-1).indices
+    candidates = grouped.gather(1, holding[..., None].expand(-1, -1, GROUP)).flatten(1)
+    largest, place = candidates.topk(count, dim=-1)
+    return largest, holding.gather(1, place // GROUP) * GROUP + place % GROUP
+
+
+def _count_above(values: Tensor, bound: Tensor) -> Tensor:
+    """``[row]`` how many of each row's values are larger than its ``bound [row, 1]``."""
+    if values.device.type != "cpu":
+        return (values > bound).sum(-1)
+    rows = zip(values.numpy(), bound.numpy(), strict=True)
+    return torch.tensor([np.count_nonzero(row > limit) for row, limit in rows], dtype=torch.int64)
 
 
 def split(readout: Readout, batch: int) -> list[Readout]:

@@ -63,6 +63,10 @@ Call = VectorCall | ScoreCall
 class Observer(Protocol):
     """Somebody who records some modules."""
 
+    def take(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, output: Tensor) -> bool:
+        """Take note of one attention that goes on like the one before; says whether it did."""
+        ...
+
     def see_attention(self, call: Call) -> None:
         """Take note of one attention, after it was computed."""
         ...

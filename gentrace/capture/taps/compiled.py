@@ -11,7 +11,7 @@ import inspect
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -34,6 +34,14 @@ HOOK = -1
 class Follower(Observer, Protocol):
     """Somebody who follows a model's forwards."""
 
+    def continues(self, module: nn.Module, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> bool:
+        """A forward begins with these inputs; says whether it goes on like the one before."""
+        ...
+
+    def continued(self, module: nn.Module, output: Any) -> bool:
+        """A forward ended; says whether it was such a one."""
+        ...
+
     def forward_begins(self, module: nn.Module, inputs: dict[str, Any]) -> None:
         """A forward begins with these inputs."""
         ...
@@ -49,7 +57,7 @@ class CompiledWatch:
     def __init__(
         self,
         given: nn.Module,
-        model: nn.Module,
+        modules: list[nn.Module],
         followed: list[nn.Module],
         follower: Follower,
         pause: Callable[[], AbstractContextManager[None]],
@@ -58,7 +66,7 @@ class CompiledWatch:
 
         Args:
             given: What the user wants recorded, which may be a compiled wrapper.
-            model: The model inside.
+            modules: The model inside, and all that it contains.
             followed: The modules whose forwards the follower has to be told of.
             follower: Who is told.
             pause: Makes a context in which the other taps are still.
@@ -68,10 +76,10 @@ class CompiledWatch:
         self._follower = follower
         self._undo: list[Callable[[], None]] = []
         self._listening: list[nn.Module] = []
-        self._model = model
+        self._model = model = modules[0]
         if hasattr(given, "_orig_mod"):
             self._wrap(given, "forward", given.forward, model)
-        for module in model.modules():
+        for module in modules:
             if module._compiled_call_impl is not None:
                 self._wrap(module, "_compiled_call_impl", module._compiled_call_impl, module)
         if hasattr(model, "get_compiled_call"):
@@ -138,26 +146,31 @@ class CompiledWatch:
     def _observed(self, call: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
         names = list(inspect.signature(type(module).forward).parameters)[1:]
         inside = list(module.modules())
+        seeing: list[nn.Module] = []
         whole = id(module) in self._followed
 
         @functools.wraps(call)
         def observed(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():
                 return call(*args, **kwargs)
-            if whole:
-                self._follower.forward_begins(module, dict(zip(names, args, strict=False)) | kwargs)
+            follower = self._follower
+            steady = whole and follower.continues(module, args, kwargs)
+            if whole and not steady:
+                follower.forward_begins(module, dict(zip(names, args, strict=False)) | kwargs)
             output = None
             try:
                 with self._pause():
                     output = call(*args, **kwargs)
-                    for inner in inside:
+                    # Which modules see something does not change once a graph has run; there may be hundreds of others.
+                    seeing[:] = [inner for inner in seeing or inside if inner.__dict__.get(SEEN)] or inside
+                    for inner in seeing:
                         self._hand_over(inner)
                 return output
             finally:
-                for inner in inside:
+                for inner in seeing or inside:
                     inner.__dict__.get(SEEN, []).clear()
-                if whole:
-                    self._follower.forward_ends(module, output)
+                if whole and not follower.continued(module, output):
+                    follower.forward_ends(module, output)
 
         return observed
 
@@ -165,11 +178,14 @@ class CompiledWatch:
         for seen in module.__dict__.get(SEEN, ()):
             if len(seen) == 1:
                 # What a model inside returned, which its hook would have told outside of a graph.
-                self._follower.forward_begins(module, {})
-                self._follower.forward_ends(module, seen)
+                if not self._follower.continues(module, (), {}):
+                    self._follower.forward_begins(module, {})
+                if not self._follower.continued(module, seen):
+                    self._follower.forward_ends(module, seen)
             else:
                 kernel, query, key, value, mask, options, output = seen
-                self._follower.see_attention(VectorCall(module, kernel, query, key, value, mask, options, output))
+                if not self._follower.take(module, query, key, value, mask, output):
+                    self._follower.see_attention(VectorCall(module, kernel, query, key, value, mask, options, output))
 
 
 def fix_number(handle: RemovableHandle) -> RemovableHandle:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
@@ -115,7 +116,9 @@ def _observed(kernel: Kernel, implementation: str) -> Kernel:
         try:
             result = kernel(module, query, key, value, *args, **options)
             mask = args[0] if args else options.get("attention_mask")
-            observer.see_attention(VectorCall(module, implementation, query, key, value, mask, options, result[0]))
+            # A compiler must not trace what follows; the other method is closed to it.
+            if torch.compiler.is_compiling() or not observer.take(module, query, key, value, mask, result[0]):
+                observer.see_attention(VectorCall(module, implementation, query, key, value, mask, options, result[0]))
         finally:
             _depth.inside -= 1
         return result

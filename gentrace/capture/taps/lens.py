@@ -205,7 +205,7 @@ class BridgeWatch:
         generation.columns = prompt.shape[1]
         generation.limit = positions + int(given["max_new_tokens"]) - 1
         generation.padding = None if mask is None else mask.detach().clone()
-        generation.options = {name: given[name] for name in OPTIONS if _is_plain(given.get(name))}
+        generation.config = {name: given[name] for name in OPTIONS if _is_plain(given.get(name))}
         return prompt.detach().clone()
 
     def _mask_of(self, prompt: Tensor) -> Tensor | None:

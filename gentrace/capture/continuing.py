@@ -1,0 +1,112 @@
+"""Which forwards take the steady path: when it is entered, and how the full path takes over in the middle of one."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from gentrace.capture.decoding.generation import Generation
+from gentrace.capture.run import Run
+from gentrace.capture.steady import Lane
+from gentrace.capture.step import Step
+
+
+class Thread(threading.local):
+    """What one thread is in the middle of."""
+
+    def __init__(self) -> None:
+        self.step: Step | None = None
+        """The forward that is being recorded."""
+        self.encoder_step: Step | None = None
+        """The encoder's forward, which may lie inside it."""
+        self.encoder_run: Run | None = None
+        """The newest encoder forward, for the decoder that follows."""
+        self.given: dict[str, Any] = {}
+        """Arguments of the outermost forward."""
+        self.stack: list[tuple[nn.Module, str]] = []
+        """Models whose forwards are going on, and what they are to the recording."""
+        self.aside = False
+        """Whether one of them is none of the text's."""
+        self.generation: Generation | None = None
+        self.lane: Lane | None = None
+        """The steady path, in the middle of a forward that takes it."""
+        self.newest: Run | None = None
+        """The run of the newest forward, for models whose caches do not tell."""
+
+
+class SteadyPath:
+    """Follows the forwards that go on like the one before, for each thread separately."""
+
+    def __init__(self) -> None:
+        """Begin outside of any forward."""
+        self._thread = Thread()
+
+    def continues(self, module: nn.Module, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> bool:
+        """A forward begins with these inputs; says whether it goes on like the one before, or is a part of such a one.
+
+        Whoever is told so has nothing else to tell until it has `continued`.
+        """
+        thread = self._thread
+        lane = thread.lane
+        if lane is not None:
+            if module is not lane.module:
+                lane.inner.append(module)
+                return True
+            # The forward before never ended, as Ctrl-C leaves it behind.
+            self._leave(lane)
+        generation = thread.generation
+        lane = None if generation is None or generation.aside else generation.lane
+        if lane is None or module is not lane.module or args or thread.stack:
+            return False
+        if not lane.begins(inputs):
+            self._leave(lane)
+            return False
+        thread.lane = lane
+        return True
+
+    def take(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, output: Tensor) -> bool:
+        """Record one attention of a forward that goes on like the one before; says whether it does."""
+        lane = self._thread.lane
+        if lane is None:
+            return False
+        if lane.take(module, query, key, value, mask, output):
+            return True
+        # The rest of this forward goes the full path.
+        inner, inputs = lane.inner, lane.inputs
+        self._leave(lane)
+        thread = self._thread
+        thread.given, thread.aside = dict(inputs), False
+        thread.stack = [(lane.module, "step"), *((part, "inner") for part in inner)]
+        self._begin_step(lane.module, thread.given, lane.fed)
+        return False
+
+    def continued(self, module: nn.Module, output: Any) -> bool:
+        """A forward ended, with this output or, after an exception, with None; says whether it was such a one."""
+        lane = self._thread.lane
+        if lane is None:
+            return False
+        if module is not lane.module:
+            lane.inner.pop()
+            return True
+        self._thread.lane = None
+        if output is None or not lane.ends(output):
+            self._leave(lane)
+        return True
+
+    def _leave(self, lane: Lane) -> None:
+        thread = self._thread
+        thread.lane = None
+        if thread.generation is not None:
+            thread.generation.lane = None
+        lane.close()
+
+    def _begin_step(self, module: nn.Module, inputs: dict[str, Any], fed: int | None = None) -> None:
+        """A forward begins that goes the full path.
+
+        Args:
+            module: The outermost model.
+            inputs: What it is given.
+            fed: Positions fed before; None to find out.
+        """
+        raise NotImplementedError

@@ -1,0 +1,128 @@
+"""What a mask is like from step to step, so that a step's mask is only compared and not read.
+
+While one token is decoded after the other, a layer's mask goes on in one of a few ways: there is none, or each row sees
+all that the cache holds from its sequence's first token on. A mask that is what was expected costs one comparison; any
+other is read like a mask that was never seen before.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentrace.capture.kernels import place_with_mask
+from gentrace.capture.layers import Placed
+from gentrace.stitch.mask import FragmentMask
+from gentrace.stitch.plan import Landing, plan_landing
+
+
+class MaskRule:
+    """The masks of all layers that are shown the same ones, one row a step."""
+
+    def __init__(self, mask: Any, placed: Placed, kernel: str, columns: int) -> None:
+        """Learn from a row that was read.
+
+        Args:
+            mask: What the kernel was given.
+            placed: Its row, read.
+            kernel: The kernel's name.
+            columns: Columns of the kernel's keys.
+        """
+        self.mask = mask
+        self.at = -1
+        """Position of the newest row that was admitted."""
+        self.pieces: list[Placed] = []
+        """Rows that were not as expected."""
+        self._kernel = kernel
+        self._padded = columns > placed.landing.keys
+        """Whether the kernel is shown more columns than there are tokens."""
+        self._first = torch.zeros(1, 1, dtype=torch.int64) if mask is None else placed.mask.start
+        """[batch or 1, 1] first position that rows may see."""
+        self._no_padding = mask is None
+        self._from = placed.landing.query_stop
+        self._key_starts: list[int] = []
+        self._columns = torch.arange(0)
+        self._odd: Placed | None = None
+        self._made: dict[int, list[Placed]] = {}
+
+    def admit(self, mask: Any, keys: int, fed: int) -> bool:
+        """Take note of the row at ``fed``; says whether it could be.
+
+        Args:
+            mask: What the kernel was given.
+            keys: Columns of the kernel's keys.
+            fed: The row's position.
+        """
+        key_start = 0 if self._padded else max(0, fed + 1 - keys)
+        if mask is None:
+            if self._padded or not self._no_padding:
+                return False
+        elif not isinstance(mask, Tensor) or mask.dim() != 4:
+            return False
+        elif mask.device.type != "cpu" or not self._is_expected(mask, fed, key_start):
+            landing = plan_landing(fed=fed, queries=1, keys=keys, known=fed)
+            odd = place_with_mask(self._kernel, mask, keys, landing)
+            if odd.mask.bias is not None:
+                return False
+            self._close_range(fed)
+            self.pieces.append(odd)
+            self._odd, self._from = odd, fed + 1
+            self.at, self.mask = fed, mask
+            return True
+        self._odd = None
+        self._key_starts.append(key_start)
+        self.at, self.mask = fed, mask
+        return True
+
+    def newest(self, device: torch.device) -> FragmentMask:
+        """The newest row's mask."""
+        if self._odd is not None:
+            return self._odd.mask
+        oldest = self._key_starts[-1]
+        start = torch.full((1, 1), oldest, device=device) if self._no_padding else self._first.clamp_min(oldest)
+        return FragmentMask(start, torch.full((1, 1), self.at + 1, device=device), None, None)
+
+    def fragments(self, stop: int) -> list[Placed]:
+        """All rows before ``stop``, in order; the same objects for every layer that has the same rows."""
+        if stop not in self._made:
+            self._close_range(self.at + 1)
+            self._made[stop] = [_cut(placed, stop) for placed in self.pieces if placed.landing.query_start < stop]
+        return self._made[stop]
+
+    def _is_expected(self, mask: Tensor, fed: int, key_start: int) -> bool:
+        width = mask.shape[-1]
+        if width > len(self._columns):
+            self._columns = torch.arange(width + 256)
+        column = self._columns[:width]
+        visible = column >= self._first - key_start
+        if self._padded:
+            visible &= column <= fed
+        expected = visible[:, None, None]
+        if mask.dtype != torch.bool:
+            expected = torch.zeros(expected.shape, dtype=mask.dtype).masked_fill_(
+                ~expected, torch.finfo(mask.dtype).min
+            )
+        return torch.equal(expected, mask)
+
+    def _close_range(self, stop: int) -> None:
+        """Make the rows since the last odd one, and before ``stop``, one fragment."""
+        first = self._from
+        count = min(stop - first, len(self._key_starts))
+        if count > 0:
+            device = self._first.device
+            landing = Landing(first, first + count, 0, first + count, first)
+            newest = torch.tensor(self._key_starts[:count], device=device)
+            last = torch.arange(first, first + count, device=device) + 1
+            start = torch.maximum(self._first, newest[None])
+            self.pieces.append(Placed(landing, FragmentMask(start, last[None], None, None)))
+        self._from, self._key_starts = first + max(count, 0), self._key_starts[max(count, 0) :]
+
+
+def _cut(placed: Placed, stop: int) -> Placed:
+    """A fragment without the rows from ``stop`` on, which a layer may not have seen any more."""
+    landing, mask = placed.landing, placed.mask
+    if landing.query_stop <= stop:
+        return placed
+    rows = stop - landing.query_start
+    shorter = FragmentMask(mask.start[:, :rows], mask.stop[:, :rows], None, None)
+    return Placed(Landing(landing.query_start, stop, landing.key_start, stop, landing.copy_start), shorter)

@@ -1,0 +1,224 @@
+"""The steady path: what recording does at a step of a generation that goes on like the one before.
+
+A step that decodes one token shows nothing new but a row of queries in every layer; its key lies in the cache that the
+model itself keeps. So at such a step each layer costs a comparison and one reference, and rows, masks and probabilities
+are taken down together, many steps at a time. Whatever does not go on as before is handed back to the full path, which
+reads everything anew.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, EncoderDecoderCache
+
+from gentrace.capture.decoding.distributions import reduce_waiting, resolve
+from gentrace.capture.decoding.generation import Generation
+from gentrace.capture.decoding.rolling import Rolling
+from gentrace.capture.fidelity import check_rows, visible_rows
+from gentrace.capture.layers import HOLD_BYTES, Caches, Followed, VectorLayer
+from gentrace.capture.rules import MaskRule
+from gentrace.capture.sites import Settings, Site, Sites
+from gentrace.capture.step import Step
+from gentrace.capture.taps.calls import VectorCall
+from gentrace.stitch.plan import plan_landing
+from gentrace.stitch.scores import ScoreRule
+
+CHECK_EVERY = 16
+"""Steps after which one layer's newest row is recomputed; the layers take turns."""
+
+
+class Entry:
+    """One layer on the steady path."""
+
+    __slots__ = ("followed", "keeps", "layer", "rule")
+
+    def __init__(self, layer: VectorLayer, followed: Followed, rule: MaskRule, keeps: int) -> None:
+        """Put a layer on the path.
+
+        Args:
+            layer: What was recorded of it, which follows the cache from now on.
+            followed: Where the model keeps its keys.
+            rule: What its mask has been like.
+            keeps: Rows of queries to hold before they are copied.
+        """
+        self.layer = layer
+        self.followed = followed
+        self.rule = rule
+        self.keeps = keeps
+
+
+class Lane:
+    """The steady path of one generation."""
+
+    def __init__(
+        self, step: Step, generation: Generation, settings: Settings, entries: dict[int, Entry | None]
+    ) -> None:
+        """Begin after a step that went the full path.
+
+        Args:
+            step: That step.
+            generation: What it belongs to.
+            settings: What to keep.
+            entries: By the ids of attention modules; None for layers that are not wanted.
+        """
+        self.module = step.module
+        self.inner: list[nn.Module] = []
+        """Models inside whose forwards are going on."""
+        self.inputs: Mapping[str, Any] = {}
+        """Arguments of the newest forward."""
+        self.fed = step.run.stop
+        """Position that the newest forward feeds."""
+        self._run = step.run
+        self._generation = generation
+        self._settings = settings
+        self._cache = step.cache
+        self._shape = (step.batch, 1)
+        self._entries = entries
+        self._wanted = [entry for entry in entries.values() if entry is not None]
+        self._rules = list({id(entry.rule): entry.rule for entry in self._wanted}.values())
+        self._first = self.fed
+        self._ids: list[Tensor] = []
+        self._rolling = None
+        if step.run.pending is not None:
+            reduce_waiting(step.run, settings.top_k)
+            self._rolling = Rolling(step.run, step.run.pending[1], settings.top_k)
+        self._taken = 0
+        self._checked: Entry | None = None
+        self._shown: tuple[Tensor, Tensor, Tensor] | None = None
+        for entry in self._wanted:
+            entry.layer.flush(self._run.limit)
+            entry.layer.followed = entry.followed
+
+    def begins(self, inputs: Mapping[str, Any]) -> bool:
+        """A forward with these inputs begins; says whether it goes on as before."""
+        ids = inputs.get("input_ids")
+        generation = self._generation
+        if ids is None or ids.shape != self._shape or inputs.get("past_key_values") is not self._cache:
+            return False
+        if generation.aside:
+            return False
+        run = self._run
+        ids = ids.clone()
+        self.fed = run.stop
+        if run.pending is not None:
+            resolve(run, self.fed, ids, generation, self._settings.top_k)
+        elif self._rolling is not None:
+            scores = generation.take_scores(1)
+            given = scores[0] if scores and not generation.samples_raw else None
+            self._rolling.follow(ids, given, sampled=bool(scores))
+        self._ids.append(ids)
+        self.inputs = inputs
+        self._taken = 0
+        if self._settings.verify and self._wanted and not (run.forwards + 1) % CHECK_EVERY:
+            self._checked = self._wanted[(run.forwards + 1) // CHECK_EVERY % len(self._wanted)]
+        return True
+
+    def take(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, output: Tensor) -> bool:
+        """Take one attention's row; says whether it goes on as before."""
+        entry = self._entries.get(id(module))
+        if entry is None:
+            return id(module) in self._entries
+        layer, rule, fed = entry.layer, entry.rule, self.fed
+        if layer.known != fed or not entry.followed.holds(key):
+            return False
+        if rule.at != fed:
+            if not rule.admit(mask, key.shape[2], fed):
+                return False
+        elif mask is not rule.mask:
+            return False
+        layer.held_queries.append(query)
+        layer.known = fed + 1
+        self._taken += 1
+        if entry is self._checked:
+            self._shown = query, value, output
+        return True
+
+    def ends(self, output: Any) -> bool:
+        """The forward ended with this output; says whether the next one may go on like it."""
+        run = self._run
+        run.stop += 1
+        run.forwards += 1
+        self.inputs = {}
+        for entry in self._wanted:
+            if len(entry.layer.held_queries) >= entry.keeps:
+                entry.layer.flush(run.limit)
+        if self._checked is not None:
+            self._check(self._checked)
+        if self._rolling is not None:
+            self._rolling.put(output.logits, self.fed)
+        return self._taken == len(self._wanted)
+
+    def close(self) -> None:
+        """Leave the path; what was held is in the run afterwards."""
+        run = self._run
+        run.ids += [(self._first + index, ids) for index, ids in enumerate(self._ids)]
+        if self._rolling is not None:
+            self._rolling.close()
+        for entry in self._wanted:
+            entry.layer.flush(run.limit)
+            entry.layer.followed = None
+            entry.layer.fragments += entry.rule.fragments(entry.layer.known)
+            entry.layer.unsettled += [placed for placed in entry.rule.pieces if placed.reading is not None]
+        self._ids, self._rolling, self._wanted, self._entries = [], None, [], {}
+
+    def _check(self, entry: Entry) -> None:
+        """Recompute the newest row of one layer."""
+        layer, shown = entry.layer, self._shown
+        self._checked = self._shown = None
+        if shown is None:
+            return
+        layer.flush(self._run.limit)
+        query, value, output = shown
+        landing = plan_landing(fed=self.fed, queries=1, keys=value.shape[2], known=self.fed)
+        visible = visible_rows(landing, entry.rule.newest(query.device), (self.fed,), query.device)
+        rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
+        keys = layer.keys.data[:, :, landing.key_start : landing.key_stop]
+        checked = check_rows(layer.queries.data, keys, value, output, landing, visible, rule, (self.fed,), None)
+        layer.checks.append(checked)
+
+
+def settle_into(step: Step, generation: Generation, sites: Sites, settings: Settings) -> Lane | None:
+    """The steady path that a decoding step can be followed by; None if it has to go the full path every time.
+
+    Args:
+        step: A step that went the full path.
+        generation: What it belongs to.
+        sites: The model's attentions.
+        settings: What to keep.
+    """
+    cache = step.cache
+    if generation.beams is not None or generation.drafts or not generation.prepared:
+        return None
+    if not isinstance(cache, Cache) or isinstance(cache, EncoderDecoderCache) or getattr(cache, "offloading", False):
+        return None
+    if step.ids is None or step.run.encoder is not None or step.attended_twice():
+        return None
+    entries: dict[int, Entry | None] = dict.fromkeys(step.unwanted(sites))
+    followed = Caches(cache)
+    rules: dict[int, MaskRule] = {}
+    for site, call in step.decoded:
+        entry = _entry(step, site, call, followed, rules)
+        if entry is None:
+            return None
+        entries[id(call.module)] = entry
+    return Lane(step, generation, settings, entries) if len(entries) == step.seen else None
+
+
+def _entry(step: Step, site: Site, call: VectorCall, caches: Caches, rules: dict[int, MaskRule]) -> Entry | None:
+    layer, options = step.run.layers.get((site.kind, site.number)), call.options
+    if not isinstance(layer, VectorLayer) or site.kind != "self" or call.source != "interface":
+        return None
+    if options.get("position_bias") is not None or options.get("dropout") or layer.known != step.run.stop:
+        return None
+    if call.query.shape[2] != 1 or not (call.mask is None or isinstance(call.mask, Tensor)):
+        return None
+    placed, followed = layer.fragments[-1], caches.follow(call.key)
+    if followed is None or placed.mask.bias is not None or placed.mask.dense is not None:
+        return None
+    if call.mask is None and "flash" in call.kernel and options.get("sliding_window") is not None:
+        return None
+    if id(placed) not in rules:
+        rules[id(placed)] = MaskRule(call.mask, placed, call.kernel, call.key.shape[2])
+    keeps = max(1, min(followed.holds_rows, HOLD_BYTES // call.query.nbytes))
+    return Entry(layer, followed, rules[id(placed)], keeps)
