@@ -6,7 +6,8 @@
     ├── CaptureError               a recording could not be made, or would have been wrong
     │   ├── AttentionUnavailable   this layer (or this model's layers) shows no attention to record
     │   ├── UnsupportedModel       this model or this way of generating is not supported
-    │   └── CaptureBudgetError     the recording would not fit into ``max_bytes``
+    │   ├── CaptureBudgetError     the recording would not fit into ``max_bytes``
+    │   └── SpillError             the disk took no more of a recording; an OSError too
     ├── TraceFormatError           a file is not a trace, or not a whole one
     ├── ViewError                  a picture was asked for something the trace does not hold
     │   └── ViewBudgetError        a picture would be too big to be useful
@@ -47,6 +48,26 @@ class UnsupportedModel(CaptureError):
 
 class CaptureBudgetError(CaptureError):
     """The recording would not fit into ``max_bytes``."""
+
+
+class SpillError(CaptureError, OSError):
+    """The disk did not take what was recorded; what had been committed stays readable."""
+
+    def __init__(self, attempted: str, seen: str = "", change: str = "", cause: OSError | None = None) -> None:
+        """Compose the message.
+
+        Args:
+            attempted: What was being written, and where.
+            seen: What the system said.
+            change: What is safe, and what the caller can do.
+            cause: The system's error, whose ``errno`` and ``filename`` this one takes over.
+        """
+        CaptureError.__init__(self, attempted, seen, change)
+        if cause is not None:
+            self.errno, self.strerror, self.filename = cause.errno, cause.strerror, cause.filename
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class TraceFormatError(GentraceError):

@@ -1,21 +1,29 @@
 """One file, whole or not at all; read lazily, and never believed when it was changed."""
 
+import copy
 import json
 import os
 import pickle
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import gentrace
+from gentrace.trace.container import Container
 from gentrace.trace.file import VERSION
 from tests.models import prompt, tiny
 from tests.oracle import distance
+from tests.trace.streaming import made, tensors_of
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +229,145 @@ def test_a_killed_writer_leaves_the_old_file(saved: Path) -> None:
     assert done.returncode == -9
     assert saved.read_bytes() == before
     assert gentrace.load(saved).length == 13
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_library_reads_what_is_saved(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "t.safetensors"
+    made = made_trace(dtype)
+    made.save(path)
+    with safe_open(path, framework="pt") as file:
+        assert set(file.keys()) == set(tensors_of(made))
+        for name, tensor in tensors_of(made).items():
+            found = file.get_tensor(name)
+            assert found.dtype == tensor.dtype
+            assert torch.equal(found.nan_to_num(9.0), tensor.nan_to_num(9.0))
+    raw = path.read_bytes()
+    room = struct.unpack("<Q", raw[:8])[0]
+    for name, entry in json.loads(raw[8 : 8 + room]).items():
+        if name != "__metadata__":
+            # Readers that look at the bytes in place want each number where its type allows.
+            assert (8 + room + entry["data_offsets"][0]) % tensors_of(made)[name].element_size() == 0
+
+
+def made_trace(dtype: torch.dtype = torch.float32) -> gentrace.Trace:
+    return made(encoder=5, dtype=dtype)
+
+
+def test_saving_holds_one_head_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_trace().save(tmp_path / "first")
+    loaded, read = gentrace.load(tmp_path / "first"), list[int]()
+    original = loaded.store._read
+    monkeypatch.setattr(
+        loaded.store, "_read", lambda name, where: read.append((found := original(name, where)).numel()) or found
+    )
+    loaded.save(tmp_path / "second")
+    assert (tmp_path / "second").read_bytes() == (tmp_path / "first").read_bytes()
+    # The largest head is one of scores, 21 by 21; the tensor has four of them.
+    assert max(read) == 21 * 21
+
+
+def test_a_loaded_trace_is_read_from_many_threads_and_copied(tmp_path: Path) -> None:
+    trace = made_trace()
+    trace.save(tmp_path / "t")
+    loaded = gentrace.load(tmp_path / "t")
+    stores = [loaded.store, copy.deepcopy(loaded).store, pickle.loads(pickle.dumps(loaded.store))]
+    expected = trace.store.tensor("layers.0.self.queries")
+
+    def right(index: int) -> bool:
+        return torch.equal(stores[index % 3].slab("layers.0.self.queries", index % 4), expected[index % 4])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(right, range(600)))
+
+
+def test_a_file_that_shrinks_after_it_was_opened_is_damaged(saved: Path) -> None:
+    loaded = gentrace.load(saved)
+    os.truncate(saved, saved.stat().st_size - 5000)
+    with pytest.raises(gentrace.TraceFormatError, match="the file ends"):
+        for info in loaded.layers:
+            loaded.queries(info.index)
+            loaded.keys(info.index)
+            loaded.values(info.index)
+
+
+def test_a_trace_outlives_the_file_that_it_came_from(saved: Path, trace: gentrace.Trace) -> None:
+    loaded = gentrace.load(saved)
+    replace(trace, length=trace.length).save(saved)
+    saved.unlink()
+    assert torch.equal(loaded.keys(1), trace.keys(1))
+
+
+def moved(entry: dict[str, Any], by: int) -> None:
+    entry["data_offsets"] = [offset + by for offset in entry["data_offsets"]]
+
+
+KEYS = "layers.1.self.keys"
+EMPTY = b'"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "an overlap": lambda header: moved(header[KEYS], -8),
+    "a gap": lambda header: moved(header[KEYS], 8),
+    "beyond the end": lambda header: moved(header[KEYS], 10**9),
+    "before the start": lambda header: moved(header[KEYS], -(10**9)),
+    "a shape too large": lambda header: header[KEYS].update(shape=[2, 10**6, 16]),
+    "a shape that overflows": lambda header: header[KEYS].update(shape=[2**40, 2**40, 2**40]),
+    "an empty shape that overflows": lambda header: header.update(
+        extra={"dtype": "F32", "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}
+    ),
+    "a negative shape": lambda header: header[KEYS].update(shape=[-2, -13, 16]),
+    "a shape of floats": lambda header: header[KEYS].update(shape=[2.0, 13.0, 16.0]),
+    "a shape of booleans": lambda header: header[KEYS].update(shape=[True]),
+    "no shape": lambda header: header[KEYS].pop("shape"),
+    "an unknown type": lambda header: header[KEYS].update(dtype="PICKLE"),
+    "a type that is a list": lambda header: header[KEYS].update(dtype=["F32"]),
+    "turned offsets": lambda header: header[KEYS]["data_offsets"].reverse(),
+    "one offset": lambda header: header[KEYS]["data_offsets"].pop(),
+    "no table": lambda header: header.update({KEYS: 7}),
+    "metadata of numbers": lambda header: header["__metadata__"].update(more=7),
+    "metadata of a list": lambda header: header.update(__metadata__=[]),
+    "one tensor less": lambda header: header.pop(KEYS),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_table_is_refused(saved: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    raw = saved.read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + size])
+    text = json.dumps(header).encode()
+    saved.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size :])
+    assert gentrace.load(saved).length == 13
+    change(header)
+    text = json.dumps(header).encode()
+    saved.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size :])
+    for opened in (Container.open, gentrace.load):
+        with pytest.raises(gentrace.TraceFormatError, match=f"loading {saved}"):
+            opened(saved)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[]",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"{" + EMPTY + b"," + EMPTY + b"}",
+        b"9" * 10_000,
+        b"null",
+        b"",
+        b"NaN",
+    ],
+    ids=lambda header: header[:5].hex() + str(len(header)),
+)
+def test_a_header_that_is_no_table_is_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    for opened in (Container.open, gentrace.load):
+        with pytest.raises(gentrace.TraceFormatError):
+            opened(path)
+    for length in (len(header) + 1, 2**31, 2**63, 2**64 - 1):
+        path.write_bytes(struct.pack("<Q", length) + header)
+        with pytest.raises(gentrace.TraceFormatError, match="not a safetensors file, or not all of it"):
+            gentrace.load(path)
