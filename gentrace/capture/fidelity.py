@@ -36,7 +36,7 @@ def visible_rows(landing: Landing, mask: FragmentMask, rows: tuple[int, ...], de
         rows: Positions; they lie inside the fragment.
         device: Where to compute.
     """
-    local = _local(landing, rows)
+    local = local_rows(landing, rows)
     if mask.dense is not None:
         return mask.dense[:, local].to(device)
     column = torch.arange(landing.key_start, landing.key_stop, device=mask.start.device)
@@ -58,7 +58,7 @@ def check_rows(
     """Recompute some rows of a fragment that has just been recorded.
 
     Args:
-        queries: ``[batch, head, position, dim]`` recorded queries, by position.
+        queries: ``[batch, head, row, dim]`` recorded queries of these rows.
         keys: ``[batch, kv_head, key, dim]`` recorded keys of the fragment.
         values: ``[batch, kv_head, key, value_dim]`` as the kernel was given them.
         output: ``[batch, query, head, value_dim]`` as the kernel returned it.
@@ -71,10 +71,9 @@ def check_rows(
     Returns:
         The largest difference per row, divided by the row's largest value.
     """
-    local = _local(landing, rows)
-    checked = queries[:, :, rows[0] : rows[-1] + 1 : local.step]
+    local = local_rows(landing, rows)
     added = None if bias is None else bias[:, :, local, : landing.keys]
-    expected = attend(scores_from(checked, keys, visible, rule, added), values[:, :, : landing.keys], rule.sinks)
+    expected = attend(scores_from(queries, keys, visible, rule, added), values[:, :, : landing.keys], rule.sinks)
     found = output[:, local].float()
     difference = torch.linalg.vector_norm(found - expected, torch.inf, (-1, -2))
     size = torch.linalg.vector_norm(found, torch.inf, (-1, -2))
@@ -83,7 +82,7 @@ def check_rows(
     return Check(rows, error)
 
 
-def _local(landing: Landing, rows: tuple[int, ...]) -> slice:
+def local_rows(landing: Landing, rows: tuple[int, ...]) -> slice:
     """The rows inside the fragment: one or two are a slice, which costs no copy."""
     first, last = rows[0] - landing.query_start, rows[-1] - landing.query_start
     return slice(first, last + 1, max(1, last - first))

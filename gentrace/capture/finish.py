@@ -15,15 +15,14 @@ from gentrace.capture.decoding.generation import options_of
 from gentrace.capture.decoding.hypotheses import beams_of, drafts_of
 from gentrace.capture.decoding.tokens import PendingTokens, Readouts, ReadTokens, gather_readouts
 from gentrace.capture.fidelity import TOLERANCE
-from gentrace.capture.layers import LayerRun, Rows, ScoreLayer, VectorLayer
+from gentrace.capture.layers import LayerRun, ScoreLayer, VectorLayer
 from gentrace.capture.masks import MaskColumns, assemble
+from gentrace.capture.rows import Rows
 from gentrace.capture.run import Run
 from gentrace.capture.shares import Share, shares_of
 from gentrace.trace.info import Fidelity, Kind, LayerFidelity, LayerInfo, Meta, OtherLayer
 from gentrace.trace.store import MemoryStore
 from gentrace.trace.trace import Trace
-
-SLACK = 1.1
 
 
 @torch.no_grad()
@@ -172,13 +171,11 @@ def _take(rows: Rows, share: Share, present: Tensor) -> Tensor:
     """One sequence's rows, ``[head, position, dim]`` on the host, NaN where nothing was recorded."""
     slot = share.slot
     if slot is not None and share.unbroken and share.fed:
-        taken = rows.data[slot].narrow(1, int(share.rows[0]), share.fed)
+        taken = rows.of_slot(slot, int(share.rows[0]), share.fed)
         # A view would keep the whole batch's buffer alive.
-        roomy = rows.data.numel() > SLACK * taken.numel()
-        taken = taken.cpu().clone() if roomy else taken.cpu()
+        taken = taken.clone() if rows.shared(share.fed) else taken
     else:
-        slots, columns = share.slots[: share.fed].to(rows.data.device), share.rows.to(rows.data.device)
-        taken = rows.data[slots, :, columns].transpose(0, 1).contiguous().cpu()
+        taken = rows.of_slots(share.slots[: share.fed], share.rows)
     if not bool(present.all()):
         taken[:, ~present] = torch.nan
     return taken

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gentrace.capture.layers import Patches, Placed, Rows, VectorLayer
+from gentrace.capture.layers import Patches, Placed, VectorLayer
+from gentrace.capture.rows import Rows
 from gentrace.capture.run import Run
 from gentrace.capture.sites import Settings, Site
 from gentrace.capture.taps.calls import VectorCall
@@ -64,19 +65,16 @@ def begin_layer(run: Run, site: Site, call: VectorCall, fed: int, settings: Sett
         sinks=None,
         source=call.source,
     )
-    if site.kind == "cross":
-        rows, columns = run.reserve(query, fed), Rows(key, key.shape[2], run.charge)
-        values = Rows(value, value.shape[2], run.charge) if settings.values else None
-    else:
-        first = max(0, fed + query.shape[2] - key.shape[2])
-        rows, columns = run.reserve(query, fed), run.reserve(key, first)
-        values = run.reserve(value, first) if settings.values else None
+    def room(like: Tensor, start: int, what: str) -> Rows:
+        return run.reserve(like, start, info.tensor(what) if site.kind == "self" else None)
+
+    first = 0 if site.kind == "cross" else max(0, fed + query.shape[2] - key.shape[2])
     return VectorLayer(
         info,
         sinks=None if sinks is None else sinks.detach().flatten().clone(),
-        queries=rows,
-        keys=columns,
-        values=values,
+        queries=room(query, fed, "queries"),
+        keys=room(key, first, "keys"),
+        values=room(value, first, "values") if settings.values else None,
         biases=Patches(run.charge),
     )
 

@@ -4,28 +4,25 @@ Everything is addressed by position, so a row that is computed again, by a forwa
 was cropped, replaces what was there.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from gentrace.capture.fidelity import Check
+from gentrace.capture.rows import Charge, Rows, copy_rows
 from gentrace.stitch.mask import FragmentMask, MaskReading, look_at_mask
 from gentrace.stitch.plan import Landing
 from gentrace.trace.info import LayerInfo
 
-ROOM_TO_GROW = 256
 HOLD = 16
 """Rows of queries to hold before they are copied together, where the kernel's keys are held too."""
 HOLD_FOLLOWED = 64
 """The same where the cache is followed."""
 HOLD_BYTES = 2**20
 """What a layer may hold that way, beyond a few rows."""
-
-Charge = Callable[[int], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +72,8 @@ class Followed:
     cache: Any
     slides: bool
     """Whether it forgets the oldest keys."""
+    in_place: bool
+    """Whether new keys are written into the ones that are there."""
     holds_rows: int
     """Rows that may wait before they are read, since it forgets them later than that."""
 
@@ -108,52 +107,12 @@ class Caches:
         """The cache's layer behind the keys ``[batch, kv_head, key, dim]`` that a kernel was given, if there is one."""
         layer = self._whole.get(id(key))
         if layer is not None and layer.keys is key:
-            return Followed(layer, False, HOLD_FOLLOWED)
+            return Followed(layer, False, type(layer).update is StaticLayer.update, HOLD_FOLLOWED)
         for layer in self._sliding:
             room = min(HOLD_FOLLOWED, layer.sliding_window - 2)
             if room > 0 and layer.keys[0, 0, -1].data_ptr() == key[0, 0, -1].data_ptr():
-                return Followed(layer, True, room)
+                return Followed(layer, True, False, room)
         return None
-
-
-class Rows:
-    """A growing ``[batch, head, position, dim]`` buffer whose rows are written at their positions."""
-
-    def __init__(self, like: Tensor, capacity: int, charge: Charge) -> None:
-        """Allocate.
-
-        Args:
-            like: ``[batch, head, position, dim]`` a fragment; gives batch, head, dim, dtype and device.
-            capacity: Positions to make room for.
-            charge: Told of bytes before they are allocated.
-        """
-        batch, heads, _, dim = like.shape
-        self._charge = charge
-        charge(batch * heads * capacity * dim * like.element_size())
-        # A buffer made in inference mode could not be written to outside of it.
-        with torch.inference_mode(False):
-            self.data = torch.empty(batch, heads, capacity, dim, dtype=like.dtype, device=like.device)
-
-    def write(self, fragment: Tensor, start: int, limit: int) -> None:
-        """Copy ``[batch, head, row, dim]`` to positions ``start …``, growing to at most ``limit`` ahead of need."""
-        count = fragment.shape[2]
-        if start + count > self.data.shape[2]:
-            self._grow(start + count, limit)
-        self.data.narrow(2, start, count).copy_(fragment.detach())
-
-    def copied(self, stop: int, limit: int, charge: Charge) -> "Rows":
-        """A buffer of its own with the rows before ``stop``."""
-        copied = Rows(self.data, max(stop, min(limit, stop + ROOM_TO_GROW)), charge)
-        copied.data.narrow(2, 0, stop).copy_(self.data.narrow(2, 0, stop))
-        return copied
-
-    def _grow(self, needed: int, limit: int) -> None:
-        old = self.data
-        capacity = max(needed, min(limit, needed + max(ROOM_TO_GROW, needed // 4)))
-        self._charge(old.nbytes // old.shape[2] * (capacity - old.shape[2]))
-        with torch.inference_mode(False):
-            self.data = old.new_empty(*old.shape[:2], capacity, old.shape[3])
-        self.data.narrow(2, 0, old.shape[2]).copy_(old)
 
 
 class Patches:
@@ -220,9 +179,24 @@ class LayerRun:
     def flush(self, limit: int) -> None:
         """Put what is held into the buffers."""
 
-    def continued(self, stop: int, limit: int, charge: Charge) -> "LayerRun":
-        """A layer of its own that knows the positions before ``stop``."""
+    def continued(self, stop: int, room: "Room") -> "LayerRun":
+        """A layer of its own, in another run, that knows the positions before ``stop``."""
         raise NotImplementedError
+
+
+class Room(Protocol):
+    """A run, as far as its layers need to know it."""
+
+    batch: int
+    limit: int
+
+    def reserve(self, like: Tensor, start: int, name: str | None) -> Rows:
+        """Make room for rows like these, which begin at ``start``; without a name they stay in memory."""
+        ...
+
+    def charge(self, added: int) -> None:
+        """Count bytes that are about to be allocated."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -250,9 +224,9 @@ class ScoreLayer(LayerRun):
                 self.checks.append(Check(tuple(first + row for row in check.rows), errors))
         self.pending_checks = []
 
-    def continued(self, stop: int, limit: int, charge: Charge) -> "ScoreLayer":
-        """A layer of its own that knows the positions before ``stop``."""
-        return ScoreLayer(self.info, list(self.fragments), list(self.checks), scores=self.scores.copied(charge))
+    def continued(self, stop: int, room: Room) -> "ScoreLayer":
+        """A layer of its own, in another run, that knows the positions before ``stop``."""
+        return ScoreLayer(self.info, list(self.fragments), list(self.checks), scores=self.scores.copied(room.charge))
 
 
 @dataclass(slots=True, eq=False)
@@ -279,7 +253,7 @@ class VectorLayer(LayerRun):
     @property
     def dtype(self) -> torch.dtype:
         """Data type of queries and keys."""
-        return self.queries.data.dtype
+        return self.queries.dtype
 
     def keys_known(self) -> int:
         """One past the last key that is known."""
@@ -291,7 +265,7 @@ class VectorLayer(LayerRun):
         A cache that grows makes new keys at every step, and the newest contain all those before; so single rows wait
         as references, and one copy in `HOLD` steps does. A cache that writes in place would change them meanwhile.
         """
-        if grows and landing.queries == 1 and landing.query_start == self.known and query.device.type == "cpu":
+        if grows and landing.queries == 1 and landing.query_start == self.known:
             # Detaching is not free, and generation needs none.
             self.held_queries.append(query.detach() if query.requires_grad else query)
             self.held = key, value if self.values is not None else None, landing
@@ -303,6 +277,11 @@ class VectorLayer(LayerRun):
             start = landing.copy_start if self.known >= landing.copy_start else landing.key_start
             self._copy(query, key, value, start, landing, limit)
         self.known = landing.key_stop
+
+    def recorded_queries(self, rows: tuple[int, ...]) -> Tensor | None:
+        """``[batch, head, row, dim]`` one or two recorded rows; None if they cannot be looked at now."""
+        recorded = self.queries.between(rows[0], rows[-1] + 1)
+        return None if recorded is None else recorded[:, :, :: max(1, rows[-1] - rows[0])]
 
     def write_cross(self, query: Tensor, key: Tensor, value: Tensor, landing: Landing, limit: int) -> None:
         """Record a fragment of cross-attention, whose keys are the same at every step."""
@@ -316,6 +295,8 @@ class VectorLayer(LayerRun):
 
     def settle(self) -> None:
         """Look at the values of masks that were put off."""
+        for rows in (self.queries, self.keys, *([] if self.values is None else [self.values])):
+            rows.settle()
         for placed in self.unsettled:
             placed.settle()
             if placed.mask.bias is not None:
@@ -336,19 +317,27 @@ class VectorLayer(LayerRun):
                 self._copy(queries, key, value, landing.query_stop - queries.shape[2], landing, limit)
         self.held = None
 
-    def continued(self, stop: int, limit: int, charge: Charge) -> "VectorLayer":
-        """A layer of its own that knows the positions before ``stop``."""
+    def continued(self, stop: int, room: Room) -> "VectorLayer":
+        """A layer of its own, in another run, that knows the positions before ``stop``."""
         cross = self.info.kind == "cross"
         keys = self.known if cross else stop
+
+        def copied(rows: Rows, what: str, count: int) -> Rows:
+            like = torch.stack([rows.of_slot(slot, 0, min(1, count)) for slot in range(room.batch)])
+            name = None if cross else self.info.tensor(what)
+            other = room.reserve(like, count, name)
+            copy_rows(rows, other, room.batch, count, room.limit)
+            return other
+
         return VectorLayer(
             self.info,
             list(self.fragments),
             list(self.checks),
             sinks=self.sinks,
-            queries=self.queries.copied(stop, limit, charge),
-            keys=self.keys.copied(keys, limit, charge),
-            values=None if self.values is None else self.values.copied(keys, limit, charge),
-            biases=self.biases.copied(charge),
+            queries=copied(self.queries, "queries", stop),
+            keys=copied(self.keys, "keys", keys),
+            values=None if self.values is None else copied(self.values, "values", keys),
+            biases=self.biases.copied(room.charge),
             known=self.known if cross else min(self.known, stop),
             key_spans=list(self.key_spans),
         )

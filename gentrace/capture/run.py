@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from gentrace.capture.decoding.probabilities import OutputHead, Readout, split
-from gentrace.capture.layers import ROOM_TO_GROW, LayerRun, Rows
+from gentrace.capture.layers import LayerRun
+from gentrace.capture.rows import ROOM_TO_GROW, BufferRows, Courier, FileRows, Rows, StagedRows
 from gentrace.errors import CaptureBudgetError
+from gentrace.trace.growing import GrowingFile
 from gentrace.trace.info import Kind
 
 ROOM_AHEAD = 4096
@@ -60,6 +62,10 @@ class Run:
     """Bytes that its buffers may take."""
     held: int = 0
     """Bytes that they take."""
+    files: list[GrowingFile] = field(default_factory=list)
+    """One for each slot, if rows go to disk."""
+    couriers: dict[torch.device, Courier] = field(default_factory=dict)
+    """Who carries rows off each device."""
     layers: dict[tuple[Kind, int], LayerRun] = field(default_factory=dict)
     """Per kind of attention and layer number."""
     encoder: "Run | None" = None
@@ -138,16 +144,27 @@ class Run:
                 self.scratch = torch.empty(2, *logits.shape, device=logits.device)
         return self.scratch[:, : len(logits)]
 
-    def reserve(self, like: Tensor, start: int) -> Rows:
-        """Make a buffer for fragments like this one, within the budget.
+    def reserve(self, like: Tensor, start: int, name: str | None) -> Rows:
+        """Make room for rows like these fragments, which begin at ``start``, within the budget.
+
+        Args:
+            like: ``[batch, head, position, dim]`` the first fragment.
+            start: Its first position.
+            name: What the rows are called in a file; None if they have to stay in memory.
 
         Raises:
             CaptureBudgetError: If the run's buffers would take more than the budget.
+            SpillError: If the rows go to files, and there is no room for them.
         """
+        if self.files and name is not None:
+            return FileRows(like, self.files, name)
+        if like.device.type == "cuda" and torch.cuda.is_available():
+            courier = self.couriers.setdefault(like.device, Courier(like.device))
+            return StagedRows(like, self.charge, courier)
         needed = start + like.shape[2]
         # On a host, memory that is never touched costs nothing.
         room = ROOM_AHEAD if self.is_limited and like.device.type == "cpu" else ROOM_TO_GROW
-        return Rows(like, max(needed, min(self.limit, needed + room)), self.charge)
+        return BufferRows(like, max(needed, min(self.limit, needed + room)), self.charge)
 
     def charge(self, added: int) -> None:
         """Count bytes that are about to be allocated.
@@ -176,7 +193,7 @@ class Run:
 
     def continue_from(self, earlier: "Run", fed: int) -> None:
         """Take over what an earlier run, which holds nothing back, recorded at positions before ``fed``."""
-        self.layers = {place: layer.continued(fed, self.limit, self.charge) for place, layer in earlier.layers.items()}
+        self.layers = {place: layer.continued(fed, self) for place, layer in earlier.layers.items()}
         self.encoder = earlier.encoder
         self.ids = list(earlier.ids)
         self.covered = min(earlier.covered, fed)

@@ -31,9 +31,9 @@ CHECK_EVERY = 16
 class Entry:
     """One layer on the steady path."""
 
-    __slots__ = ("followed", "keeps", "layer", "rule")
+    __slots__ = ("copies", "followed", "keeps", "layer", "rule")
 
-    def __init__(self, layer: VectorLayer, followed: Followed, rule: MaskRule, keeps: int) -> None:
+    def __init__(self, layer: VectorLayer, followed: Followed, rule: MaskRule, keeps: int, *, copies: bool) -> None:
         """Put a layer on the path.
 
         Args:
@@ -41,11 +41,13 @@ class Entry:
             followed: Where the model keeps its keys.
             rule: What its mask has been like.
             keeps: Rows of queries to hold before they are copied.
+            copies: Whether each is copied at once, since a compiled graph writes the next one over it.
         """
         self.layer = layer
         self.followed = followed
         self.rule = rule
         self.keeps = keeps
+        self.copies = copies
 
 
 class Lane:
@@ -85,7 +87,7 @@ class Lane:
             self._rolling = Rolling(step.run, step.run.pending[1], settings.top_k)
         self._taken = 0
         self._checked: Entry | None = None
-        self._shown: tuple[Tensor, Tensor, Tensor] | None = None
+        self._shown: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         for entry in self._wanted:
             entry.layer.flush(self._run.limit)
             entry.layer.followed = entry.followed
@@ -127,11 +129,11 @@ class Lane:
                 return False
         elif mask is not rule.mask:
             return False
-        layer.held_queries.append(query)
+        layer.held_queries.append(query.clone() if entry.copies else query)
         layer.known = fed + 1
         self._taken += 1
         if entry is self._checked:
-            self._shown = query, value, output
+            self._shown = query, key, value, output
         return True
 
     def ends(self, output: Any) -> bool:
@@ -169,13 +171,14 @@ class Lane:
         if shown is None:
             return
         layer.flush(self._run.limit)
-        query, value, output = shown
+        query, key, value, output = shown
         landing = plan_landing(fed=self.fed, queries=1, keys=value.shape[2], known=self.fed)
         visible = visible_rows(landing, entry.rule.newest(query.device), (self.fed,), query.device)
         rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
-        keys = layer.keys.data[:, :, landing.key_start : landing.key_stop]
-        checked = check_rows(layer.queries.data, keys, value, output, landing, visible, rule, (self.fed,), None)
-        layer.checks.append(checked)
+        queries, keys = layer.recorded_queries((self.fed,)), layer.keys.between(landing.key_start, landing.key_stop)
+        queries = query if queries is None else queries
+        keys = key[:, :, : landing.keys] if keys is None else keys
+        layer.checks.append(check_rows(queries, keys, value, output, landing, visible, rule, (self.fed,), None))
 
 
 def settle_into(step: Step, generation: Generation, sites: Sites, settings: Settings) -> Lane | None:
@@ -221,4 +224,5 @@ def _entry(step: Step, site: Site, call: VectorCall, caches: Caches, rules: dict
     if id(placed) not in rules:
         rules[id(placed)] = MaskRule(call.mask, placed, call.kernel, call.key.shape[2])
     keeps = max(1, min(followed.holds_rows, HOLD_BYTES // call.query.nbytes))
-    return Entry(layer, followed, rules[id(placed)], keeps)
+    copies = followed.in_place and call.query.device.type == "cuda"
+    return Entry(layer, followed, rules[id(placed)], keeps, copies=copies)

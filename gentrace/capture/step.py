@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gentrace.capture.fidelity import Check, check_rows, visible_rows
+from gentrace.capture.fidelity import Check, check_rows, local_rows, visible_rows
 from gentrace.capture.kernels import begin_layer, place_with_mask
 from gentrace.capture.layers import Patches, Placed, ScoreLayer, VectorLayer, newest
 from gentrace.capture.run import Run
@@ -195,10 +195,10 @@ class Step:
     ) -> Check:
         landing = placed.landing
         skipped = call.query.shape[2] - landing.queries
-        keys = layer.keys.data[:, :, landing.key_start : landing.key_stop]
-        if self.shuffled:
-            # Recorded keys lie in the slots in which they were computed, the kernel's in those of now.
-            keys = call.key.detach()[:, :, : landing.keys]
+        # Rows that have left their device cannot be looked at; and after a beam search has shuffled its slots, recorded
+        # keys lie in the slots in which they were computed, the kernel's in those of now.
+        recorded = layer.keys.between(landing.key_start, landing.key_stop)
+        keys = call.key.detach()[:, :, : landing.keys] if recorded is None or self.shuffled else recorded
         if placed.reading is not None and (extra := placed.reading.added()) is not None:
             added = extra if added is None else added + extra
         what = id(placed), rows
@@ -206,7 +206,10 @@ class Step:
             self._visible[what] = placed, visible_rows(landing, placed.mask, rows, keys.device)
         values, output = call.value.detach(), call.output.detach()[:, skipped:]
         visible = self._visible[what][1]
-        return check_rows(layer.queries.data, keys, values, output, landing, visible, rule, rows, added)
+        queries = layer.recorded_queries(rows)
+        if queries is None:
+            queries = call.query.detach()[:, :, skipped:][:, :, local_rows(landing, rows)]
+        return check_rows(queries, keys, values, output, landing, visible, rule, rows, added)
 
     def _see_scores(self, site: Site, call: ScoreCall) -> None:
         scores = arrange_scores(call.scores, self.run.batch, self.queries)
@@ -263,8 +266,8 @@ class Step:
         if place < landing.key_start or key.device.type != "cpu":
             return
         layer.flush(self.run.limit)
-        now, before = key[:, :, place - landing.key_start].detach(), layer.keys.data[:, :, place]
-        if not torch.allclose(now.float(), before.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
+        now, before = key[:, :, place - landing.key_start, None].detach(), layer.keys.between(place, place + 1)
+        if before is not None and not torch.allclose(now.float(), before.float(), rtol=1e-2, atol=1e-2, equal_nan=True):
             raise UnsupportedModel(
                 f"recording attention of {layer.info.name}",
                 f"the cache's key at position {place} is not the one that was recorded there",

@@ -162,6 +162,14 @@ class GrowingFile:
             raise self._failure(f"writing {rows.nbytes} bytes of {name} to {self.path}", error) from error
         room.wrote(start, stop)
 
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows that were written, ``[head, row, dim]`` or ``[row, …]``; also after the file was closed.
+
+        Raises:
+            OSError: If they cannot be read.
+        """
+        return self._rooms[name].read(PositionalFile(self.path), start, stop)
+
     def seal(self, body: Mapping[str, Any]) -> None:
         """Tell readers of the tensors that there are, and of what is known beside them.
 

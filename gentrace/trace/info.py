@@ -34,6 +34,10 @@ class LayerInfo:
     source: str
     """The tap that saw it; with "scores only" where it saw what entered softmax, but no queries and keys."""
 
+    def tensor(self, what: str) -> str:
+        """What one of its tensors is called in a store: ``layers.0.self.queries``."""
+        return f"layers.{self.index}.{self.kind}.{what}"
+
 
 @dataclass(frozen=True, slots=True)
 class OtherLayer:

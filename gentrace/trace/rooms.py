@@ -93,6 +93,19 @@ class Room:
             file.put(np.ascontiguousarray(part).data, place)
             place += pitch
 
+    def read(self, file: PositionalFile, start: int, stop: int) -> Tensor:
+        """The rows ``[head, row, dim]`` or ``[row, …]`` as they were written.
+
+        Raises:
+            OSError: If they cannot be read.
+        """
+        shape, pitch = self.entry.shape, self.entry.shape[self.axis] * self.row_bytes
+        first, sizes = self.entry.start + start * self.row_bytes, (stop - start, *shape[self.axis + 1 :])
+        if not self.axis:
+            return file.tensor(Entry(self.entry.dtype, sizes, first))
+        heads = [file.tensor(Entry(self.entry.dtype, sizes, first + head * pitch)) for head in range(shape[0])]
+        return torch.stack(heads)
+
     def put_matrix(self, file: SparseFile, start: int, rows: Tensor, key_start: int) -> None:
         """Write ``[head, row, key]`` at row ``start`` and the given first key.
 
