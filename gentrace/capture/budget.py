@@ -63,7 +63,7 @@ def refuse_too_large(run: Run, sizes: Sizes | None) -> None:
     Raises:
         CaptureBudgetError: If the budget is smaller than what the run may come to.
     """
-    if run.budget is None or sizes is None or not run.is_limited:
+    if run.budget is None or run.spill is not None or sizes is None or not run.is_limited:
         return
     per_position = run.batch * sizes.bytes_per_layer
     total = per_position * sizes.layers * run.limit

@@ -1,23 +1,18 @@
 """From a finished run to one frozen trace per sequence: padding taken off, rows cut, masks made into rules."""
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
-import gentrace
-from gentrace.capture.decoding.generation import options_of
 from gentrace.capture.decoding.hypotheses import beams_of, drafts_of
 from gentrace.capture.decoding.tokens import PendingTokens, Readouts, ReadTokens, gather_readouts
+from gentrace.capture.descriptions import describe, placeholders_of
 from gentrace.capture.fidelity import TOLERANCE
 from gentrace.capture.layers import LayerRun, ScoreLayer, VectorLayer
 from gentrace.capture.masks import MaskColumns, assemble
-from gentrace.capture.rows import Rows
+from gentrace.capture.rows import FileRows, Rows
 from gentrace.capture.run import Run
 from gentrace.capture.shares import Share, shares_of
 from gentrace.trace.info import Fidelity, Kind, LayerFidelity, LayerInfo, Meta, OtherLayer
@@ -42,9 +37,14 @@ def finish(run: Run, model: nn.Module, tokenizer: Any, top_k: int, others: tuple
     Raises:
         UnsupportedModel: If the tokens that were fed are not those that generate returned.
     """
-    parts = _Parts(run, gather_readouts(run.readouts), describe(run, model), tokenizer, top_k)
+    readouts = gather_readouts(run.readouts) if run.spill is None else run.spill.readouts()
+    parts = _Parts(run, readouts, describe(run, model), tokenizer, top_k)
     parts.others = others
-    return [_freeze(parts, share) for share in shares_of(run, placeholders_of(model))]
+    shares = shares_of(run, placeholders_of(model))
+    traces = [_freeze(parts, share) for share in shares]
+    if run.spill is None:
+        return traces
+    return [run.spill.complete(trace, share) for trace, share in zip(traces, shares, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,12 +141,12 @@ def _axes(kind: Kind, share: Share) -> tuple[Share, Share]:
 
 def _vectors(columns: _Columns, layer: VectorLayer, prefix: str, queries: Share, keys: Share) -> dict[str, Tensor]:
     known = columns.known[keys.rows]
-    tensors = {
-        f"{prefix}.queries": _take(layer.queries, queries, columns.mask.seen[queries.rows]),
-        f"{prefix}.keys": _take(layer.keys, _at(keys, queries, layer), known),
-    }
-    if layer.values is not None:
-        tensors[f"{prefix}.values"] = _take(layer.values, _at(keys, queries, layer), known)
+    tensors: dict[str, Tensor] = {}
+    if not isinstance(layer.queries, FileRows):
+        tensors[f"{prefix}.queries"] = _take(layer.queries, queries, columns.mask.seen[queries.rows])
+        tensors[f"{prefix}.keys"] = _take(layer.keys, _at(keys, queries, layer), known)
+        if layer.values is not None:
+            tensors[f"{prefix}.values"] = _take(layer.values, _at(keys, queries, layer), known)
     if layer.biases.blocks:
         tensors[f"{prefix}.bias"] = assemble(layer.biases, queries, keys, 0.0)
     return tensors
@@ -202,36 +202,3 @@ def fidelity_of(run: Run, share: Share) -> Fidelity:
             error = max(worst.values(), key=lambda value: (value != value, value)) if worst else float("nan")
             found[kind][number] = LayerFidelity(error, tuple(sorted(worst)))
     return Fidelity(found["self"], TOLERANCE.get(dtype, 1e-4), found["cross"], found["encoder"])
-
-
-def placeholders_of(model: nn.Module) -> dict[int, str]:
-    """The token ids that a model's configuration reserves for images, videos and sounds, and for which of them."""
-    config: Any = getattr(model, "config", None)
-    found: dict[int, str] = {}
-    for kind in ("image", "video", "audio"):
-        for name in (f"{kind}_token_id", f"{kind}_token_index"):
-            token: Any = getattr(config, name, None)
-            if isinstance(token, int) and token >= 0:
-                found[token] = kind
-    return found
-
-
-def describe(run: Run, model: nn.Module) -> Meta:
-    """Where a run's traces come from."""
-    config = getattr(model, "config", None)
-    settings = config.to_dict() if config is not None else {}
-    dtypes = {str(layer.dtype).removeprefix("torch.") for layer in run.layers.values()}
-    return Meta(
-        model=str(getattr(config, "_name_or_path", "") or type(model).__name__),
-        config_hash=hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest(),
-        generation=options_of(run.config),
-        kernel=run.kernel,
-        dtype=", ".join(sorted(dtypes)),
-        versions={
-            "gentrace": gentrace.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-        complete=run.complete,
-    )

@@ -65,6 +65,7 @@ def begin_layer(run: Run, site: Site, call: VectorCall, fed: int, settings: Sett
         sinks=None,
         source=call.source,
     )
+
     def room(like: Tensor, start: int, what: str) -> Rows:
         return run.reserve(like, start, info.tensor(what) if site.kind == "self" else None)
 

@@ -10,8 +10,10 @@ import sys
 import warnings
 import weakref
 from collections.abc import Collection
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -42,8 +44,9 @@ def record(
     values: bool = False,
     top_k: int = 10,
     max_bytes: int | None = None,
-    spill_dir: str | None = None,
+    spill_dir: str | PathLike[str] | None = None,
     verify: bool = True,
+    disk_full: Literal["stop", "go on"] = "stop",
 ) -> "Recorder":
     """Record what a model looks at while it writes.
 
@@ -64,9 +67,14 @@ def record(
         layers: Layer numbers to record; None for all, empty for tokens and probabilities only.
         values: Keep value vectors too.
         top_k: Alternatives to keep per position.
-        max_bytes: Bytes that the recorded queries, keys and values of one batch may take.
-        spill_dir: Reserved for recordings larger than memory; must be None for now.
+        max_bytes: Bytes that the recorded queries, keys and values of one batch may take in memory. What they will take
+            is known before the model computes anything, and refused then.
+        spill_dir: A folder to stream the recording to instead, one file per sequence, which `gentrace.load` opens also
+            after the process was killed. Scores of layers whose queries were not seen, matrices added to scores, and
+            what belongs to an encoder stay in memory.
         verify: Recompute some rows and compare them with what the kernel returned; see `Trace.fidelity`.
+        disk_full: With ``spill_dir``, whether a full disk ends the generation with a `SpillError`, or the model goes on
+            without being recorded; what was written stays readable either way.
 
     Returns:
         The recorder, to be entered with ``with``.
@@ -75,13 +83,17 @@ def record(
         UnsupportedModel: If it is no torch module, or a model of transformers without attention.
         CaptureError: If an argument does not fit.
     """
-    if spill_dir is not None:
-        raise CaptureError("recording with spill_dir", "spilling to disk is not available yet", "leave spill_dir=None")
+    folder = None if spill_dir is None else Path(spill_dir)
+    if folder is not None and not folder.is_dir():
+        raise CaptureError("recording with spill_dir", f"{folder} is no folder", "make it first")
+    if disk_full not in ("stop", "go on"):
+        raise CaptureError("recording", f"disk_full={disk_full!r}", 'give "stop" or "go on"')
     if layers is not None and not all(isinstance(layer, int) and layer >= 0 for layer in _listed(layers)):
         raise CaptureError("recording", f"layers={layers!r}", "give layer numbers, such as layers=[0, 5]")
     if top_k < 1:
         raise CaptureError("recording", f"top_k={top_k}", "keep at least one alternative")
-    return Recorder(model, tokenizer, Settings(layers, values, top_k, verify), max_bytes)
+    settings = Settings(layers, values, top_k, verify, folder, disk_full == "go on")
+    return Recorder(model, tokenizer, settings, max_bytes)
 
 
 def _listed(layers: Any) -> list[Any]:
@@ -102,7 +114,7 @@ class Recorder:
         self._top_k = settings.top_k
         self._modules = self._anatomy.modules
         names = self._anatomy.names()
-        self._tracker = Tracker(self._anatomy, names, settings, budget)
+        self._tracker = Tracker(self._anatomy, names, settings, budget, tokenizer)
         self._tap = FunctionalTap(names, self._tracker, self._anatomy.bridged())
         self._tapped: dict[int, nn.Module] = {}
         self._discovered: set[int] = set()
@@ -149,6 +161,8 @@ class Recorder:
                 self._tracker.settle(run)
             if kind is None:
                 warn_of_infidelity(run)
+                if run.spill is not None and run.stop and not run.active:
+                    self._finish(run)
 
     @property
     def traces(self) -> list[Trace]:
@@ -164,12 +178,8 @@ class Recorder:
                 "a generation is still going on",
                 "read them when generate has returned",
             )
-        others = self._anatomy.other_layers(self._tracker.site_names())
         for run in runs:
-            if id(run) not in self._traces:
-                run.closed = True
-                self._tracker.settle(run)
-                self._traces[id(run)] = finish(run, self._model, self._tokenizer, self._top_k, others)
+            self._finish(run)
         traces = [trace for run in runs for trace in self._traces[id(run)]]
         if not traces:
             raise CaptureError(
@@ -190,6 +200,13 @@ class Recorder:
         if len(traces) > 1:
             raise CaptureError("reading recorder.trace", f"there are {len(traces)} traces", "use recorder.traces")
         return traces[0]
+
+    def _finish(self, run: Run) -> None:
+        if id(run) not in self._traces:
+            run.closed = True
+            self._tracker.settle(run)
+            others = self._anatomy.other_layers(self._tracker.site_names())
+            self._traces[id(run)] = finish(run, self._model, self._tokenizer, self._top_k, others)
 
     def _attach(self) -> None:
         watched = CompiledWatch(self._given, self._modules, self._anatomy.models(), self._tracker, self._tap.paused)

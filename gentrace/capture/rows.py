@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gentrace.errors import SpillError
 from gentrace.trace.growing import GrowingFile
 
 ROOM_TO_GROW = 256
@@ -208,31 +209,54 @@ class StagedRows:
         return self._whole
 
 
+class Keeper(Protocol):
+    """Who decides what happens when a disk is full."""
+
+    failure: SpillError | None
+
+    def fail(self, error: SpillError) -> None:
+        """Stop by raising the error, or let the model go on without being recorded."""
+        ...
+
+
 class FileRows:
     """Rows that go to the files of their sequences, one for each slot."""
 
-    def __init__(self, like: Tensor, files: list[GrowingFile], name: str) -> None:
+    def __init__(self, like: Tensor, files: list[GrowingFile], name: str, keeper: Keeper) -> None:
         """Make room in the files.
 
         Args:
             like: ``[batch, head, position, dim]`` a fragment.
             files: One file per slot.
             name: The tensor's name there.
+            keeper: Who is told of a full disk.
         """
         self.dtype = like.dtype
         self.name = name
         self._files = files
-        for file in files:
-            file.allocate(name, like.dtype, (like.shape[1], "position", like.shape[3]))
+        self._keeper = keeper
+        if keeper.failure is None:
+            try:
+                for file in files:
+                    file.allocate(name, like.dtype, (like.shape[1], "position", like.shape[3]))
+            except SpillError as error:
+                keeper.fail(error)
 
     def write(self, fragment: Tensor, start: int, limit: int) -> None:
         """Write the rows to the files, which grow by themselves."""
+        if self._keeper.failure is not None:
+            return
         host = fragment.detach().cpu()
-        for file, rows in zip(self._files, host, strict=True):
-            file.write(self.name, start, rows)
+        try:
+            for file, rows in zip(self._files, host, strict=True):
+                file.write(self.name, start, rows)
+        except SpillError as error:
+            self._keeper.fail(error)
 
-    def between(self, start: int, stop: int) -> Tensor:
-        """The rows, read back."""
+    def between(self, start: int, stop: int) -> Tensor | None:
+        """The rows, read back; None once the disk was full."""
+        if self._keeper.failure is not None:
+            return None
         return torch.stack([file.read(self.name, start, stop) for file in self._files])
 
     def settle(self) -> None:

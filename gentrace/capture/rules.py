@@ -89,6 +89,10 @@ class MaskRule:
             self._made[stop] = [_cut(placed, stop) for placed in self.pieces if placed.landing.query_start < stop]
         return self._made[stop]
 
+    def restart(self) -> None:
+        """Forget the rows that were handed out."""
+        self.pieces, self._made = [], {}
+
     def _is_expected(self, mask: Tensor, fed: int, key_start: int) -> bool:
         width = mask.shape[-1]
         if width > len(self._columns):

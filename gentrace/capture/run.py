@@ -64,6 +64,8 @@ class Run:
     """Bytes that they take."""
     files: list[GrowingFile] = field(default_factory=list)
     """One for each slot, if rows go to disk."""
+    spill: Any = None
+    """What writes them."""
     couriers: dict[torch.device, Courier] = field(default_factory=dict)
     """Who carries rows off each device."""
     layers: dict[tuple[Kind, int], LayerRun] = field(default_factory=dict)
@@ -156,8 +158,8 @@ class Run:
             CaptureBudgetError: If the run's buffers would take more than the budget.
             SpillError: If the rows go to files, and there is no room for them.
         """
-        if self.files and name is not None:
-            return FileRows(like, self.files, name)
+        if self.spill is not None and name is not None:
+            return FileRows(like, self.files, name, self.spill)
         if like.device.type == "cuda" and torch.cuda.is_available():
             courier = self.couriers.setdefault(like.device, Courier(like.device))
             return StagedRows(like, self.charge, courier)
@@ -199,4 +201,5 @@ class Run:
         self.covered = min(earlier.covered, fed)
         self.hidden = list(earlier.hidden)
         self.head = earlier.head
-        self.taken_apart = {position: readout for position, readout in earlier.readouts.items() if position <= fed}
+        known = earlier.readouts if earlier.spill is None else earlier.spill.read_apart()
+        self.taken_apart = {position: readout for position, readout in known.items() if position <= fed}

@@ -134,6 +134,11 @@ def _check_fed(run: Run, fed: Tensor, returned: Tensor, lengths: Tensor) -> None
         )
 
 
+def text_columns(run: Run, width: int) -> Tensor:
+    """``[slot, column]`` which of the first ``width`` columns are text and not padding."""
+    return _text(run, None, width)
+
+
 def _text(run: Run, slots: Tensor | None, width: int) -> Tensor:
     """``[sequence, column]`` which columns are text and not padding."""
     keep = torch.ones(run.batch, width, dtype=torch.bool)

@@ -6,6 +6,7 @@ A module that one forward calls several times, as models with shared layers do, 
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -17,8 +18,18 @@ from gentrace.trace.info import Kind
 class Settings:
     """What a recorder was asked to keep."""
 
-    def __init__(self, layers: Collection[int] | None, values: bool, top_k: int, verify: bool) -> None:
+    def __init__(
+        self,
+        layers: Collection[int] | None,
+        values: bool,
+        top_k: int,
+        verify: bool,
+        spill_dir: Path | None = None,
+        goes_on: bool = False,
+    ) -> None:
         """Keep the settings."""
+        self.spill_dir = spill_dir
+        self.goes_on = goes_on
         self.layers = None if layers is None else frozenset(layers)
         self.values = values
         self.top_k = top_k

@@ -24,6 +24,8 @@ from gentrace.capture.taps.calls import VectorCall
 from gentrace.stitch.plan import plan_landing
 from gentrace.stitch.scores import ScoreRule
 
+STEPS = 16
+"""Steps after which a recording on disk is committed."""
 CHECK_EVERY = 16
 """Steps after which one layer's newest row is recomputed; the layers take turns."""
 
@@ -149,20 +151,34 @@ class Lane:
             self._check(self._checked)
         if self._rolling is not None:
             self._rolling.put(output.logits, self.fed)
+        if run.spill is not None and not run.forwards % STEPS:
+            if self._rolling is not None:
+                self._rolling.reduce()
+            self._hand_over()
+            run.spill.commit()
         return self._taken == len(self._wanted)
 
     def close(self) -> None:
         """Leave the path; what was held is in the run afterwards."""
-        run = self._run
-        run.ids += [(self._first + index, ids) for index, ids in enumerate(self._ids)]
         if self._rolling is not None:
             self._rolling.close()
+        self._hand_over()
+        for entry in self._wanted:
+            entry.layer.followed = None
+        self._rolling, self._wanted, self._entries = None, [], {}
+
+    def _hand_over(self) -> None:
+        """Put what is held into the run."""
+        run = self._run
+        run.ids += [(self._first + index, ids) for index, ids in enumerate(self._ids)]
+        self._first, self._ids = self._first + len(self._ids), []
         for entry in self._wanted:
             entry.layer.flush(run.limit)
-            entry.layer.followed = None
-            entry.layer.fragments += entry.rule.fragments(entry.layer.known)
-            entry.layer.unsettled += [placed for placed in entry.rule.pieces if placed.reading is not None]
-        self._ids, self._rolling, self._wanted, self._entries = [], None, [], {}
+            pieces = entry.rule.fragments(entry.layer.known)
+            entry.layer.fragments += pieces
+            entry.layer.unsettled += [placed for placed in pieces if placed.reading is not None]
+        for rule in self._rules:
+            rule.restart()
 
     def _check(self, entry: Entry) -> None:
         """Recompute the newest row of one layer."""

@@ -5,6 +5,7 @@ come with its cache or inside the same ``generate``; threads are followed separa
 """
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from gentrace.capture.decoding.generation import Generation
 from gentrace.capture.encoders import Encoders, hidden_of
 from gentrace.capture.run import UNLIMITED, Run
 from gentrace.capture.sites import Settings, Sites
+from gentrace.capture.spill import Spill, refuse_beams
 from gentrace.capture.steady import settle_into
 from gentrace.capture.step import Step
 from gentrace.capture.taps.calls import Call, VectorCall
@@ -31,7 +33,9 @@ BESIDE = ("encoder_hidden_states", "encoder_outputs", "cross_attention_states")
 class Tracker(SteadyPath):
     """Turns a model's forwards into runs."""
 
-    def __init__(self, anatomy: Anatomy, names: dict[int, str], settings: Settings, budget: int | None) -> None:
+    def __init__(
+        self, anatomy: Anatomy, names: dict[int, str], settings: Settings, budget: int | None, tokenizer: Any = None
+    ) -> None:
         """Prepare.
 
         Args:
@@ -39,6 +43,7 @@ class Tracker(SteadyPath):
             names: Module paths by the modules' ids.
             settings: What to keep.
             budget: Bytes that a run's buffers may take.
+            tokenizer: For texts of recordings on disk, or None.
         """
         super().__init__()
         self.runs: list[Run] = []
@@ -47,6 +52,7 @@ class Tracker(SteadyPath):
         self._anatomy = anatomy
         self._settings = settings
         self._budget = budget
+        self._tokenizer = tokenizer
         self._sites = Sites(names, settings)
         self._sizes = None if budget is None else sizes_of(anatomy.model, settings)
         self._links = CacheLinks()
@@ -117,7 +123,7 @@ class Tracker(SteadyPath):
             self.functional.append(call.module)
         if step.unplaced:
             self._place_step(step, call)
-        if self._budget is not None and isinstance(call, VectorCall) and not step.run.layers:
+        if step.run.budget is not None and isinstance(call, VectorCall) and not step.run.layers:
             fragments = [call.query, call.key, *([call.value] if self._settings.values else [])]
             wanted = self._settings.layers
             alike = self._anatomy.alike(call.module) if wanted is None else len(wanted)
@@ -214,6 +220,9 @@ class Tracker(SteadyPath):
         first = max(fed, step.fresh)
         if step.ids is not None:
             run.ids.append((first, step.ids[:, first - fed :]))
+        if generation is not None and generation.padding is not None and run.padding is None:
+            run.padding = generation.padding
+            run.padding_stop = max(fed + step.queries, generation.padding.shape[1])
         mask = step.inputs.get("attention_mask")
         if generation is None and isinstance(mask, Tensor) and mask.dim() == 2 and len(mask) == step.batch:
             run.padding, run.padding_stop = mask.detach().clone(), fed + step.queries
@@ -243,6 +252,8 @@ class Tracker(SteadyPath):
         self._links.link(cache_of(output) or step.cache, run)
         generation = self._thread.generation
         keep_distributions(self._anatomy.model, step, output, generation, self._settings.top_k)
+        if run.spill is not None:
+            run.spill.after_forward(self._anatomy.model)
         if generation is not None and step.queries == 1 and step.number:
             generation.lane = settle_into(step, generation, self._sites, self._settings)
 
@@ -314,6 +325,8 @@ class Tracker(SteadyPath):
         for part in (run, *([] if run.encoder is None else [run.encoder])):
             part.flush()
             part.settle_masks()
+        if run.spill is not None:
+            run.spill.commit()
 
     # Runs
 
@@ -332,6 +345,8 @@ class Tracker(SteadyPath):
             return continued
         limit = UNLIMITED if generation is None or generation.limit is None else generation.limit
         run = Run(batch, limit, self._budget)
+        if self._settings.spill_dir is not None:
+            self._spill(run, self._settings.spill_dir)
         refuse_too_large(run, self._sizes)
         if continued is not None:
             self.settle(continued)
@@ -341,6 +356,15 @@ class Tracker(SteadyPath):
             run.active, run.complete = True, False
         self.runs.append(run)
         return run
+
+    def _spill(self, run: Run, folder: Path) -> None:
+        generation, settings = self._thread.generation, self._settings
+        if generation is not None:
+            if generation.beams is not None:
+                raise refuse_beams()
+            run.config = generation.config
+        run.spill = Spill(folder, run, settings.top_k, self._tokenizer, goes_on=settings.goes_on)
+        run.files = run.spill.files
 
     def _check_layers(self, step: Step) -> None:
         """Refuse to go on after the first forward when what was asked for did not show itself."""

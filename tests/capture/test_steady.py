@@ -238,6 +238,6 @@ def test_a_layer_costs_few_calls() -> None:
         return counted["calls"]
 
     few, many = (calls(layers, 72) - calls(layers, 8) for layers in (2, 6))
-    # The kernel's observer, the hand-over, the step's comparison and that of the cache; the rest are copies now and then.
+    # The kernel's observer, the hand-over, the step's comparison and the cache's; the rest are copies now and then.
     assert (many - few) / 4 / 64 <= 6
     assert few / 64 <= 40

@@ -172,7 +172,8 @@ def _keep_hidden(step: Step, logits: Tensor | None, top_k: int) -> None:
         return
     if step.hidden is not None and step.hidden.shape[1] == step.queries:
         first = max(step.fed, run.covered)
-        run.hidden.append((first, step.hidden[:, first - step.fed :].detach().clone()))
+        states = step.hidden[:, first - step.fed :].detach()
+        run.hidden.append((first, states.clone() if run.spill is None else run.spill.aside(states)))
         if run.head is None:
             run.head = OutputHead(step.module, step.decoder) if step.decoder is not None else None
     elif logits.shape[1] == step.queries and run.ids:

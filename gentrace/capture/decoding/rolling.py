@@ -61,14 +61,22 @@ class Rolling:
         if self._count == self._room.shape[1]:
             self._reduce()
 
+    def reduce(self) -> None:
+        """Reduce the rows whose tokens are known; the newest may have to wait for its own."""
+        complete = len(self._chosen)
+        waiting = self._room[0, complete].clone() if self._count > complete else None
+        self._count = complete
+        self._reduce()
+        if waiting is not None:
+            self._room[0, 0].copy_(waiting)
+            self._first, self._count = self._first + complete, 1
+
     def close(self) -> None:
         """Reduce what is complete; a row whose token is not known yet is left to the run."""
-        complete = len(self._chosen)
-        if self._count > complete:
-            position = self._first + complete
-            self._run.pending = position, self._room[0, complete][:, None].clone()
-            self._count = complete
-        self._reduce()
+        self.reduce()
+        if self._count:
+            self._run.pending = self._first, self._room[0, 0][:, None].clone()
+            self._count = 0
 
     def _reduce(self) -> None:
         count, self._count = self._count, 0
