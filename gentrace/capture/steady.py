@@ -9,6 +9,7 @@ reads everything anew.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
@@ -170,8 +171,9 @@ class Lane:
     def _hand_over(self) -> None:
         """Put what is held into the run."""
         run = self._run
-        run.ids += [(self._first + index, ids) for index, ids in enumerate(self._ids)]
-        self._first, self._ids = self._first + len(self._ids), []
+        if self._ids:
+            run.ids.append((self._first, torch.cat(self._ids, 1)))
+            self._first, self._ids = self._first + len(self._ids), []
         for entry in self._wanted:
             entry.layer.flush(run.limit)
             pieces = entry.rule.fragments(entry.layer.known)

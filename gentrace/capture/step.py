@@ -282,7 +282,7 @@ class Step:
 
     def _place(self, site: Site, call: VectorCall) -> Placed:
         """Decide where a fragment lands, once for all layers that are shown the same keys and mask."""
-        keys, mask, kernel = call.key.shape[2], call.mask, call.kernel
+        keys, mask, kernel, device = call.key.shape[2], call.mask, call.kernel, call.query.device
         causal = call.options.get("is_causal")
         causal = site.causal and site.kind == "self" if causal is None else causal
         flash = "flash" in kernel and (mask is None or (isinstance(mask, Tensor) and mask.dim() == 2))
@@ -293,7 +293,7 @@ class Step:
             landing = self._landing(site, keys)
             if flash:
                 # Flash kernels align causality to the last key and are given padding, if any, as [batch, key].
-                placed = Placed(landing, unmasked(landing, causal=causal, window=window))
+                placed = Placed(landing, unmasked(landing, causal=causal, window=window, device=device))
             elif mask is None:
                 # Eager attention does what its mask says; the others are causal by themselves when they get none.
                 is_causal = kernel != "eager" and causal and self.queries > 1
@@ -303,7 +303,7 @@ class Step:
                         f"{keys} keys for {landing.keys} tokens and no mask: some of them stand for no token",
                         "pass an attention mask, or exclude the layer with layers=",
                     )
-                placed = Placed(landing, unmasked(landing, causal=is_causal, aligned_left=True))
+                placed = Placed(landing, unmasked(landing, causal=is_causal, aligned_left=True, device=device))
             else:
                 placed = place_with_mask(kernel, mask, keys, landing)
             self._placed[what] = placed

@@ -1,5 +1,6 @@
 """Accelerators: the step path never waits for the device, and rows stay beside their layer."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,52 @@ def test_on_a_cuda_device(name: str, kernel: str) -> None:
     for trace, text in zip(recorder.traces, out, strict=True):
         check(trace, model, text, tolerance=1e-4)
     assert COMMON["num_hidden_layers"] == len(recorder.traces[0].layers)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("name", "kernel"), CASES[:8])
+def test_no_step_waits_for_a_cuda_device(name: str, kernel: str) -> None:
+    model = tiny(name, kernel).to("cuda")
+    ids = prompt(9, 2).to("cuda")
+    with gentrace.record(model) as recorder:
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            decode(model, ids, 80)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(trace.length == 9 + 79 for trace in recorder.traces)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_more_steps_wait_no_more_often_than_without_recording(kernel: str) -> None:
+    model = tiny("llama", kernel).to("cuda")
+    ids = prompt(9, 2).to("cuda")
+
+    def waits(new: int, *, recorded: bool) -> int:
+        options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": new, "min_new_tokens": new}
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                if recorded:
+                    with gentrace.record(model):
+                        model.generate(ids, do_sample=False, **options)
+                else:
+                    model.generate(ids, do_sample=False, **options)
+            return sum("synchronizing" in str(one.message) for one in caught)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    def extra(new: int) -> int:
+        return waits(new, recorded=True) - waits(new, recorded=False)
+
+    # generate waits at every step by itself; the end of a recording may wait, its steps do not.
+    extra(20)
+    assert extra(90) <= extra(20)
 
 
 def test_layers_that_are_fetched_from_disk(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def resolve(
             if ids is not None and generation is not None and generation.run is run:
                 # A step that generate took back after it had stopped.
                 continue
-            chosen = torch.full((run.batch, 1), -1)
+            chosen = torch.full((run.batch, 1), -1, device=logits.device)
         scores = given[index] if given else None
         _add(run, position, logits[:, index : index + 1], chosen.to(logits.device), scores, generation, top_k)
     if rows > 1 and ids is not None and generation is not None:
