@@ -21,7 +21,7 @@ HOOK_POINT = "fwd_hooks"
 """What tells TransformerLens' hook points, which would call the user's hooks once more."""
 GROUP = 64
 """Values of which only the largest is looked at first."""
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 16 * 2**20
 HEAD_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-2, torch.bfloat16: 3e-1}
 
 

@@ -11,6 +11,8 @@ from gentrace.capture.decoding.texts import single_texts, split_text
 from gentrace.capture.shares import Share
 from gentrace.trace.tokens import Tokens
 
+STATES_AT_ONCE = 4096
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Readouts:
@@ -157,13 +159,9 @@ class PendingTokens:
     def _fill_prompt(self, table: dict[str, Tensor]) -> None:
         """Put the hidden states of rows that had no logits through the output head."""
         missing = table["top_ids"][:, 0] < 0
-        states, positions = [], []
-        for position in range(1, len(self._columns)):
-            row = self._row_before(position) if missing[position] else None
-            if row is not None:
-                states.append(row)
-                positions.append(position)
-        if not states:
+        found = {place: self._row_before(place) for place in range(1, len(self._columns)) if missing[place]}
+        waiting = {position: row for position, row in found.items() if row is not None}
+        if not waiting:
             return None
         if self._head is None:
             return warn_unreadable("the model has no output head that could be found")
@@ -173,9 +171,12 @@ class PendingTokens:
             )
         if not self._head_agrees(self._head, table):
             return warn_unreadable("the output head does not reproduce the model's own logits outside of its forward")
-        where = torch.tensor(positions)
-        readout = read_prompt(self._head, torch.stack(states), self._ids[where].to(states[0].device), self._top_k)
-        _write(table, where, readout, self._ids)
+        # Piece by piece, since states that were put aside in a file would all be in memory otherwise.
+        for start in range(0, len(waiting), STATES_AT_ONCE):
+            where = torch.tensor(list(waiting)[start : start + STATES_AT_ONCE])
+            states = torch.stack([waiting[position] for position in where.tolist()])
+            readout = read_prompt(self._head, states, self._ids[where].to(states.device), self._top_k)
+            _write(table, where, readout, self._ids)
         return None
 
     def _head_agrees(self, head: OutputHead, table: dict[str, Tensor]) -> bool:
