@@ -17,6 +17,21 @@ from gentrace.errors import UnsupportedModel
 from gentrace.stitch.plan import Landing
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a run of rows sees."""
+
+    queries: slice
+    """The rows."""
+    some: slice
+    """Columns outside of which no row sees anything; empty if no row sees anything at all."""
+    every: slice
+    """Columns that every row sees; empty if there are none, or if some rows must be looked up one by one."""
+
+PIECE = 2**22
+"""Entries of a mask that are looked at together."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class VisibleKeys:
     """Which keys each query of one sequence may see."""
@@ -44,27 +59,62 @@ class VisibleKeys:
         packed = np.packbits(visible[rows].numpy(), axis=-1, bitorder="little")
         return cls(start.to(torch.int32), stop.to(torch.int32), rows.to(torch.int32), torch.from_numpy(packed))
 
-    def dense(self, keys: int, queries: slice = slice(None)) -> Visible:
+    def dense(self, keys: int, queries: slice = slice(None), columns: slice = slice(None)) -> Visible:
         """Expand to booleans.
 
         Args:
             keys: Number of key columns.
             queries: Which query rows.
+            columns: Which of the key columns.
 
         Returns:
             ``[query, key]``, true where the query may look.
         """
-        column = torch.arange(keys)
-        start, stop = self.start[queries, None], self.stop[queries, None]
-        visible = (column >= start) & (column < stop)
-        if len(self.rows):
-            chosen = torch.arange(len(self.start))[queries]
-            place = torch.full((len(self.start),), -1)
-            place[chosen] = torch.arange(len(chosen))
-            target = place[self.rows.long()]
-            bits = np.unpackbits(self.bits[target >= 0].numpy(), axis=-1, count=keys, bitorder="little")
-            visible[target[target >= 0]] = torch.from_numpy(bits).bool()
+        first_row, last_row, _ = queries.indices(len(self.start))
+        first, last, _ = columns.indices(keys)
+        column = torch.arange(first, last)
+        visible = (column >= self.start[queries, None]) & (column < self.stop[queries, None])
+        broken = (self.rows >= first_row) & (self.rows < last_row)
+        if bool(broken.any()):
+            # Only the bytes that hold these columns are unpacked.
+            packed, skipped = self.bits[broken, first // 8 : -(-last // 8)], first % 8
+            bits = np.unpackbits(packed.numpy(), axis=-1, count=skipped + last - first, bitorder="little")
+            visible[self.rows[broken].long() - first_row] = torch.from_numpy(bits[:, skipped:]).bool()
         return visible
+
+    def reach(self, queries: slice) -> Reach:
+        """What some rows see, so that columns that none of them sees need not be looked at.
+
+        Args:
+            queries: The rows, from start to stop.
+        """
+        start, stop = self.start[queries], self.stop[queries]
+        sees = stop > start
+        if not bool(sees.any()):
+            return Reach(queries, slice(0, 0), slice(0, 0))
+        some = slice(int(start[sees].min()), int(stop[sees].max()))
+        broken = (self.rows >= queries.start) & (self.rows < queries.stop)
+        if bool(broken.any()) or not bool(sees.all()):
+            return Reach(queries, some, slice(0, 0))
+        return Reach(queries, some, slice(int(start.max()), int(stop.min())))
+
+    def hide(self, scores: Tensor, reach: Reach, columns: slice) -> None:
+        """Put −inf where rows may not look.
+
+        Args:
+            scores: ``[..., query, key]``, changed in place.
+            reach: The rows, and what they see.
+            columns: The columns, from start to stop.
+        """
+        edges = [columns]
+        if reach.every.stop > reach.every.start:
+            before = slice(columns.start, min(columns.stop, reach.every.start))
+            edges = [before, slice(max(columns.start, reach.every.stop), columns.stop)]
+        for edge in edges:
+            if edge.stop > edge.start:
+                visible = self.dense(edge.stop, reach.queries, edge).to(scores.device)
+                part = scores[..., edge.start - columns.start : edge.stop - columns.start]
+                part.masked_fill_(~visible, -torch.inf)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +142,11 @@ def find_runs(visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         that sees nothing is the empty run (0, 0).
     """
     keys = visible.shape[-1]
+    if visible.dim() > 1 and visible.shape[-2] > 1 and visible.numel() > PIECE:
+        # What is computed on the way takes several times the mask's own memory.
+        rows = max(1, PIECE * visible.shape[-2] // visible.numel())
+        parts = [find_runs(part) for part in visible.split(rows, -2)]
+        return tuple(torch.cat(pieces, -1) for pieces in zip(*parts, strict=True))  # type: ignore[return-value]
     column = torch.arange(keys, device=visible.device, dtype=torch.int32)
     zero = column.new_zeros(())
     stop = torch.where(visible, column + 1, zero).amax(-1)
@@ -99,7 +154,14 @@ def find_runs(visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return start, stop, visible.sum(-1) == stop - start
 
 
-def unmasked(landing: Landing, *, causal: bool, window: int | None = None, aligned_left: bool = False) -> FragmentMask:
+def unmasked(
+    landing: Landing,
+    *,
+    causal: bool,
+    window: int | None = None,
+    aligned_left: bool = False,
+    device: torch.device | None = None,
+) -> FragmentMask:
     """The mask of a kernel that was given none.
 
     Args:
@@ -107,11 +169,12 @@ def unmasked(landing: Landing, *, causal: bool, window: int | None = None, align
         causal: Whether the kernel itself hides later keys.
         window: Newest keys that the kernel itself lets a row see.
         aligned_left: Whether a causal kernel aligns its triangle to the first key instead of to the last.
+        device: Where to keep the edges.
     """
-    position = torch.arange(landing.query_start, landing.query_stop)
+    position = torch.arange(landing.query_start, landing.query_stop, device=device)
     stop = torch.full_like(position, landing.key_stop)
     if causal:
-        stop = position + 1 if not aligned_left else torch.arange(landing.queries) + landing.key_start + 1
+        stop = position + 1 if not aligned_left else position + (landing.key_start + 1 - landing.query_start)
     start = torch.full_like(position, landing.key_start)
     if window is not None:
         start = torch.maximum(start, position - window + 1)

@@ -109,12 +109,15 @@ def weights_from(
     scores: Float32[Tensor, "*batch head query key"], sinks: PerHead | None = None
 ) -> Float32[Tensor, "*batch head query key"]:
     """Softmax over scores; with sinks the rows sum to less than 1. A row that sees nothing is 0."""
+    top = scores.amax(-1, keepdim=True)
     if sinks is None:
         weights = scores.softmax(-1)
     else:
-        logits = torch.cat([scores, sinks.float()[:, None, None].expand(*scores.shape[:-1], 1)], -1)
-        weights = logits.softmax(-1)[..., :-1].clone()
-    return weights.masked_fill_((scores == -torch.inf).all(-1, keepdim=True), 0.0)
+        logit = sinks.float()[:, None, None]
+        top = torch.maximum(top, logit)
+        weights = (scores - top).exp_()
+        weights /= weights.sum(-1, keepdim=True) + (logit - top).exp()
+    return weights.masked_fill_(top == -torch.inf, 0.0)
 
 
 def attend(

@@ -11,13 +11,12 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from gentrace.axes import Keys, Matrices, Matrix, Queries, Values
 from gentrace.errors import AttentionUnavailable
-from gentrace.stitch.mask import VisibleKeys
-from gentrace.stitch.scores import ScoreRule, ScoreTerms, dot_products, log_denominator, scores_from, weights_from
+from gentrace.stitch.scores import ScoreTerms
+from gentrace.trace import derive
 from gentrace.trace.decoding import Beams, Draft
 from gentrace.trace.info import Fidelity, Kind, LayerInfo, Meta, OtherLayer
 from gentrace.trace.store import Store
@@ -86,46 +85,92 @@ class Trace:
         """``[position]`` the sentence that each token belongs to, if ``token_type_ids`` were given."""
         return self.store.tensor("segments") if "segments" in set(self.store.names()) else None
 
-    def attention(self, layer: int, head: int | None = None, *, kind: Kind = "self") -> Matrices | Matrix:
-        """Attention weights.
+    def attention(
+        self,
+        layer: int,
+        head: int | None = None,
+        *,
+        kind: Kind = "self",
+        queries: slice | range | None = None,
+        keys: slice | range | None = None,
+        device: torch.device | str | None = None,
+    ) -> Matrices | Matrix:
+        """Attention weights, all or a window of them.
 
         Args:
             layer: The model's layer number.
             head: One query head, or None for all.
             kind: Which attention of the layer.
+            queries: Rows of the window, as a slice or range without gaps; None for all. Only these are computed, so
+                one row of a long text takes milliseconds.
+            keys: Columns of the window, in the same way. Weights are shares of a row's whole attention also then.
+            device: Where to compute, such as "cuda"; the result is on the CPU.
 
         Returns:
             float32 ``[head, query, key]``, or ``[query, key]`` for one head: 0 where masked, NaN in rows that were
             never seen. Keys of cross-attention are the encoder's positions; those are also the queries of "encoder".
 
         Raises:
-            AttentionUnavailable: If the layer was not recorded or has no such head.
+            AttentionUnavailable: If the layer was not recorded or has no such head, or the window has gaps.
         """
-        info = self.layer(layer, kind)
-        scores = self._all_scores(info, head)
-        weights = weights_from(scores, self._rule(info, head).sinks)
-        weights[:, ~self._seen(info)] = torch.nan
-        return weights if head is None else weights[0]
+        return derive.window(self, self.layer(layer, kind), head, "weights", queries, keys, device)
 
-    def scores(self, layer: int, head: int | None = None, *, kind: Kind = "self") -> Matrices | Matrix:
-        """Pre-softmax scores: scaled, capped and biased as the model fed them to softmax.
+    def scores(
+        self,
+        layer: int,
+        head: int | None = None,
+        *,
+        kind: Kind = "self",
+        queries: slice | range | None = None,
+        keys: slice | range | None = None,
+        device: torch.device | str | None = None,
+    ) -> Matrices | Matrix:
+        """Pre-softmax scores: scaled, capped and biased as the model fed them to softmax; all or a window of them.
 
         Args:
             layer: The model's layer number.
             head: One query head, or None for all.
             kind: Which attention of the layer.
+            queries: Rows of the window, as a slice or range without gaps; None for all.
+            keys: Columns of the window, in the same way.
+            device: Where to compute, such as "cuda"; the result is on the CPU.
 
         Returns:
             float32 ``[head, query, key]``, or ``[query, key]`` for one head: −inf where masked, NaN in rows that were
             never seen.
 
         Raises:
-            AttentionUnavailable: If the layer was not recorded or has no such head.
+            AttentionUnavailable: If the layer was not recorded or has no such head, or the window has gaps.
         """
-        info = self.layer(layer, kind)
-        scores = self._all_scores(info, head)
-        scores[:, ~self._seen(info)] = torch.nan
-        return scores if head is None else scores[0]
+        return derive.window(self, self.layer(layer, kind), head, "scores", queries, keys, device)
+
+    def overview(
+        self,
+        layer: int,
+        head: int,
+        size: int = 512,
+        *,
+        kind: Kind = "self",
+        what: derive.What = "weights",
+        device: torch.device | str | None = None,
+    ) -> derive.Overview:
+        """One head's matrix made small: the largest entry of each block, so that no single strong look is lost.
+
+        Args:
+            layer: The model's layer number.
+            head: Query head.
+            size: Blocks along each side; an axis with fewer positions keeps them all.
+            kind: Which attention of the layer.
+            what: "weights", or "scores" for what went into softmax.
+            device: Where to compute, such as "cuda"; the result is on the CPU.
+
+        Returns:
+            float32 ``[query_block, key_block]`` with the edges of the blocks, which are as equal as possible.
+
+        Raises:
+            AttentionUnavailable: If the layer was not recorded or has no such head, or ``size`` is below 1.
+        """
+        return derive.overview(self, self.layer(layer, kind), head, size, what, device)
 
     def queries(self, layer: int, *, kind: Kind = "self") -> Queries:
         """Queries as they entered the kernel, ``[head, query, dim]`` in the model's dtype.
@@ -151,11 +196,11 @@ class Trace:
         """
         info = self.layer(layer, kind)
         self._vectors(info, "keys")
-        if self._name(info, "values") not in set(self.store.names()):
+        if not derive.has(self, info, "values"):
             raise AttentionUnavailable(
                 f"reading the values of layer {layer}", "they were not recorded", "record with values=True"
             )
-        return self._tensor(info, "values")
+        return self.store.tensor(derive.name_of(info, "values"))
 
     def score_terms(self, layer: int, head: int, query: int, *, kind: Kind = "self") -> ScoreTerms:
         """One query row of one head, term by term.
@@ -172,34 +217,7 @@ class Trace:
         Raises:
             AttentionUnavailable: If the layer, head or row was not recorded.
         """
-        info = self.layer(layer, kind)
-        self._check_head(info, head)
-        count = self.counts(info)[0]
-        if not 0 <= query < count:
-            raise AttentionUnavailable(
-                f"reading row {query} of layer {layer}",
-                f"the trace has rows 0 … {count - 1}",
-                "choose one of them",
-            )
-        rows = slice(query, query + 1)
-        if self._scores_only(info):
-            return self._terms_of_scores(info, head, query)
-        queries, keys, bias = self._parts(info, head)
-        rule, queries = self._rule(info, head), queries[:, rows]
-        bias_row = None if bias is None else bias[:, rows]
-        visible = self._visible(info, rows)
-        score = scores_from(queries, keys, visible, rule, bias_row)
-        return ScoreTerms(
-            dot=dot_products(queries, keys)[0, 0],
-            scale=rule.scale,
-            bias=torch.zeros(keys.shape[1]) if bias_row is None else bias_row[0, 0].float(),
-            softcap=rule.softcap,
-            visible=visible[0],
-            score=score[0, 0],
-            sink=None if rule.sinks is None else float(rule.sinks[0]),
-            logsumexp=float(log_denominator(score, rule.sinks)[0, 0]),
-            weight=weights_from(score, rule.sinks)[0, 0],
-        )
+        return derive.terms(self, self.layer(layer, kind), head, query)
 
     def layer(self, index: int, kind: Kind = "self") -> LayerInfo:
         """The description of one layer.
@@ -271,9 +289,6 @@ class Trace:
 
         save_trace(self, path)
 
-    def _name(self, info: LayerInfo, what: str) -> str:
-        return f"layers.{info.index}.{info.kind}.{what}"
-
     def counts(self, info: LayerInfo) -> tuple[int, int]:
         """How many queries and keys a layer has: the text's positions, or the encoder's."""
         return (
@@ -281,83 +296,11 @@ class Trace:
             self.length if info.kind == "self" else self.encoder_length,
         )
 
-    def _scores_only(self, info: LayerInfo) -> bool:
-        return self._name(info, "scores") in set(self.store.names())
-
     def _vectors(self, info: LayerInfo, what: str) -> Tensor:
-        if self._scores_only(info):
+        if derive.has(self, info, "scores"):
             raise AttentionUnavailable(
                 f"reading the {what} of layer {info.index}",
                 f"{info.name} computes attention by itself, and only the scores that entered its softmax were seen",
                 "use scores() or attention()",
             )
-        return self._tensor(info, what)
-
-    def _terms_of_scores(self, info: LayerInfo, head: int, query: int) -> ScoreTerms:
-        """The terms of a row of which only the finished scores are known."""
-        score = self.store.slab(self._name(info, "scores"), head)[query].float()
-        unknown = torch.full_like(score, torch.nan)
-        return ScoreTerms(
-            dot=unknown,
-            scale=info.scale,
-            bias=unknown,
-            softcap=info.softcap,
-            visible=score > -torch.inf,
-            score=score,
-            sink=None,
-            logsumexp=float(score.logsumexp(-1)),
-            weight=weights_from(score[None, None])[0, 0],
-        )
-
-    def _tensor(self, info: LayerInfo, what: str) -> Tensor:
-        return self.store.tensor(self._name(info, what))
-
-    def _check_head(self, info: LayerInfo, head: int) -> None:
-        if not 0 <= head < info.heads:
-            raise AttentionUnavailable(
-                f"reading head {head} of layer {info.index}",
-                f"the layer has heads 0 … {info.heads - 1}",
-                "choose one of them",
-            )
-
-    def _rule(self, info: LayerInfo, head: int | None) -> ScoreRule:
-        sinks = None if info.sinks is None else torch.tensor(info.sinks)
-        if sinks is not None and head is not None:
-            sinks = sinks[head : head + 1]
-        return ScoreRule(info.scale, info.softcap, sinks)
-
-    def _parts(self, info: LayerInfo, head: int | None) -> tuple[Queries, Keys, Tensor | None]:
-        """Queries, keys and bias of one head (each with a first axis of 1) or of all."""
-        bias_name = self._name(info, "bias")
-        has_bias = bias_name in set(self.store.names())
-        if head is None:
-            bias = self.store.tensor(bias_name) if has_bias else None
-            return self._tensor(info, "queries"), self._tensor(info, "keys"), bias
-        self._check_head(info, head)
-        queries = self.store.slab(self._name(info, "queries"), head)[None]
-        keys = self.store.slab(self._name(info, "keys"), head * info.kv_heads // info.heads)[None]
-        if not has_bias:
-            return queries, keys, None
-        shared = self.store.shape(bias_name)[0] == 1
-        return queries, keys, self.store.slab(bias_name, 0 if shared else head)[None]
-
-    def _visible(self, info: LayerInfo, queries: slice = slice(None)) -> Tensor:
-        return self._mask(info).dense(self.counts(info)[1], queries)
-
-    def _mask(self, info: LayerInfo) -> VisibleKeys:
-        prefix = f"masks.{self.masks[info.index, info.kind]}"
-        return VisibleKeys(*(self.store.tensor(f"{prefix}.{part}") for part in ("start", "stop", "rows", "bits")))
-
-    def _all_scores(self, info: LayerInfo, head: int | None) -> Matrices:
-        if self._scores_only(info):
-            name = self._name(info, "scores")
-            if head is None:
-                return self.store.tensor(name).float().clone()
-            self._check_head(info, head)
-            return self.store.slab(name, head)[None].float().clone()
-        queries, keys, bias = self._parts(info, head)
-        return scores_from(queries, keys, self._visible(info), self._rule(info, head), bias)
-
-    def _seen(self, info: LayerInfo) -> Bool[Tensor, " query"]:
-        """[query] which rows were recorded; one that was never seen has the mask run (−1, −1)."""
-        return self._mask(info).start >= 0
+        return self.store.tensor(derive.name_of(info, what))
