@@ -1,0 +1,27 @@
+"""An environment in which the peers and gentrace run side by side, with exact versions."""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+PINS = ("torch==2.13.0", "transformers==5.23.0", "transformer-lens==4.3.0", "nnsight==0.8.1")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make(folder: Path) -> Path:
+    """Make the environment, gentrace from this checkout included.
+
+    Args:
+        folder: A folder that does not exist yet.
+
+    Returns:
+        Its Python.
+    """
+    if folder.exists():
+        raise SystemExit(f"making an environment: {folder} exists; give a folder that does not")
+    venv.create(folder, with_pip=True)
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    command = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "scripts/constraints.txt")]
+    subprocess.run([*command, *PINS, "--editable", str(ROOT)], check=True)
+    return python
