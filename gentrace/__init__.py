@@ -22,7 +22,7 @@ from gentrace.errors import (
 )
 
 if TYPE_CHECKING:
-    from gentrace import views
+    from gentrace import analysis, views
     from gentrace.capture.oneliners import generate
     from gentrace.capture.recorder import record
     from gentrace.trace.file import load
@@ -43,6 +43,7 @@ __all__ = [
     "UnsupportedModel",
     "ViewBudgetError",
     "ViewError",
+    "analysis",
     "generate",
     "load",
     "record",
@@ -59,8 +60,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import what is heavy when it is first used, so that ``import gentrace`` costs next to nothing."""
-    if name == "views":
-        return import_module("gentrace.views")
+    if name in ("analysis", "views"):
+        return import_module(f"gentrace.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'gentrace' has no attribute {name!r}")

@@ -16,9 +16,12 @@ BELOW = {
     "stitch": {"errors", "axes"},
     "trace": {"errors", "axes", "stitch"},
     "capture": {"errors", "axes", "stitch", "trace"},
-    "views": {"errors", "axes", "stitch", "trace"},
+    "analysis": {"errors", "axes", "stitch", "trace"},
+    "views": {"errors", "axes", "stitch", "trace", "analysis"},
+    "explorer": {"errors", "axes", "stitch", "trace", "views"},
     "demo": {"errors"},
-    "cli": {"errors", "axes", "stitch", "trace", "capture", "views", "demo"},
+    "studies": {"errors", "axes", "stitch", "trace", "capture", "analysis", "demo"},
+    "cli": {"errors", "axes", "stitch", "trace", "capture", "analysis", "views", "demo"},
     "__main__": {"cli"},
 }
 
@@ -93,3 +96,22 @@ def test_importing_is_light() -> None:
     ours = {name for name in added if name.split(".")[0] == "gentrace"}
     assert ours == {"gentrace", "gentrace.errors"}
     assert {name.split(".")[0] for name in added} <= {"gentrace", *sys.stdlib_module_names}
+    # Small parts of the standard library, which together take a fraction of 50 ms.
+    assert len(added) <= 60
+
+
+def test_asking_for_help_is_light() -> None:
+    code = """if True:
+        import sys
+        before = set(sys.modules)
+        from gentrace.cli import main
+        try:
+            main(["--help"])
+        finally:
+            print("modules", *sorted(set(sys.modules) - before))
+    """
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "run" in said
+    added = said.rpartition("modules ")[2].split()
+    assert {name.split(".")[0] for name in added} <= {"gentrace", "click", *sys.stdlib_module_names}
+    assert len(added) <= 150
