@@ -1,6 +1,30 @@
 """What a trace looks like: the only room with Plotly. A view takes a finished trace and returns a value."""
 
+from gentrace.stitch.rotary import RotaryRule
+from gentrace.views.attention_grid import attention_grid
+from gentrace.views.attention_map import attention_map
+from gentrace.views.attention_table import attention_frame, attention_table
+from gentrace.views.cells import mean
+from gentrace.views.compare import compare
+from gentrace.views.head_view import head_view
+from gentrace.views.model_view import model_view
+from gentrace.views.neuron_view import neuron_view
 from gentrace.views.page import replay_page
 from gentrace.views.replay import replay
+from gentrace.views.token_strip import token_strip
 
-__all__ = ["replay", "replay_page"]
+__all__ = [
+    "RotaryRule",
+    "attention_frame",
+    "attention_grid",
+    "attention_map",
+    "attention_table",
+    "compare",
+    "head_view",
+    "mean",
+    "model_view",
+    "neuron_view",
+    "replay",
+    "replay_page",
+    "token_strip",
+]

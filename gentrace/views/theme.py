@@ -33,6 +33,10 @@ class Theme:
     """Evenly spaced stops from no attention to full."""
     probability: tuple[str, ...]
     """Evenly spaced stops from 0 to 1."""
+    surprise: tuple[str, ...]
+    """Evenly spaced stops from expected to surprising, on which lightness alone tells the order."""
+    heads: tuple[str, ...]
+    """Colours of heads side by side; the first eight stay apart for colour-blind readers."""
 
 
 LIGHT = Theme(
@@ -47,6 +51,21 @@ LIGHT = Theme(
     sampled="#5cb3a8",
     attention=("#fffdf9", "#fdedcb", "#fbd28a", "#f4a442", "#db6c1b", "#a63c0c", "#651a05"),
     probability=("#c2385f", "#d97a78", "#c9b27c", "#6fae93", "#1f8a7d"),
+    surprise=("#e4f2ee", "#d3dfc9", "#dcc08f", "#d88f6c", "#bf4f63", "#84204f"),
+    heads=(
+        "#0072b2",
+        "#d55e00",
+        "#009e73",
+        "#b8479b",
+        "#c29200",
+        "#3fa7d6",
+        "#7a4a21",
+        "#5b4bb5",
+        "#6b8e23",
+        "#c23b4b",
+        "#2f7f86",
+        "#8a8f98",
+    ),
 )
 
 DARK = Theme(
@@ -61,6 +80,21 @@ DARK = Theme(
     sampled="#3f9388",
     attention=("#171a20", "#33241a", "#663616", "#a45316", "#dd7f22", "#ffb454", "#fff0cf"),
     probability=("#ff6f91", "#e08f8d", "#c9b27c", "#7cc4a8", "#45cdbd"),
+    surprise=("#18332f", "#33473c", "#6d5a38", "#b06a4d", "#e77f8d", "#ffc4d6"),
+    heads=(
+        "#4aa8ff",
+        "#ff8a3d",
+        "#2fd3a0",
+        "#ef8fd0",
+        "#f2cb4b",
+        "#8fd6f7",
+        "#c99a6b",
+        "#a79bff",
+        "#b4d65f",
+        "#ff7d85",
+        "#62c3c9",
+        "#b5bac4",
+    ),
 )
 
 SANS = "Inter, 'Helvetica Neue', 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
@@ -84,3 +118,32 @@ def mix(stops: tuple[str, ...], share: float) -> str:
 def channels(colour: str) -> tuple[int, int, int]:
     """Red, green and blue, 0 … 255."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def luminance(colour: str) -> float:
+    """How light a colour is, 0 … 1: the relative luminance of WCAG 2.2."""
+    red, green, blue = ((part / 255) for part in channels(colour))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (red, green, blue)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def head_colour(colours: Theme, place: int) -> str:
+    """A colour for the ``place``-th head shown; beyond the palette, the same hues grown closer to the text's."""
+    rounds, own = divmod(place, len(colours.heads))
+    return mix((colours.heads[own], colours.ink), min(0.3 * rounds, 0.6))
+
+
+def translucent(colour: str, opacity: float) -> str:
+    """A colour as CSS ``rgba``."""
+    return "rgba({},{},{},{:g})".format(*channels(colour), opacity)
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, 1 … 21, as WCAG 2.2 defines it."""
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def ink_on(ground: str) -> str:
+    """Black or white, whichever reads better on a ground; one of them always has a contrast of at least 4.5."""
+    return max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, ground))
