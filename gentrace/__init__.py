@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gentrace import analysis, views
     from gentrace.capture.oneliners import generate
     from gentrace.capture.recorder import record
+    from gentrace.explorer import explore
     from gentrace.trace.file import load
     from gentrace.trace.trace import Trace
 
@@ -44,6 +45,7 @@ __all__ = [
     "ViewBudgetError",
     "ViewError",
     "analysis",
+    "explore",
     "generate",
     "load",
     "record",
@@ -52,6 +54,7 @@ __all__ = [
 
 _HOMES = {
     "Trace": "gentrace.trace.trace",
+    "explore": "gentrace.explorer",
     "generate": "gentrace.capture.oneliners",
     "load": "gentrace.trace.file",
     "record": "gentrace.capture.recorder",

@@ -102,6 +102,7 @@ def synthetic(length: int) -> Trace:
         top_logprobs=logprobs[:, :ALTERNATIVES],
         top_sampled_logprobs=sampled,
         top_texts=tuple((text, *(f" {word}" for word in words[1:ALTERNATIVES])) for text in texts),
+        kinds=("text",) * total,
     )
     layer = LayerInfo(0, "layers.0", "self", HEADS, HEADS, DIM, DIM**-0.5, None, None, None, "interface")
     fidelity = Fidelity({0: LayerFidelity(0.0, (0,))}, 1e-4)

@@ -1,0 +1,377 @@
+// Puts the parts together: one state, shown by the tab that is open.
+
+import { showWeight, Palette, Scale, showPercent } from "./colour.js";
+import { Commands, listCommands } from "./commands.js";
+import { CompareTab } from "./compare.js";
+import { Controls } from "./controls.js";
+import { exportPicture } from "./export.js";
+import { HeadsTab } from "./heads.js";
+import { ModelTab } from "./model.js";
+import { NeuronTab } from "./neuron.js";
+import { fontOf, make } from "./pen.js";
+import { ReplayTab } from "./replay.js";
+import { readAddress, State } from "./state.js";
+import { Store } from "./store.js";
+import { TokensTab } from "./tokens.js";
+import { followed, panned, parseZoom, within, zoomed } from "./zoom.js";
+
+const TABS = { replay: ReplayTab, heads: HeadsTab, model: ModelTab, neuron: NeuronTab, tokens: TokensTab, compare: CompareTab };
+const FIRST = { aside: "set aside", log: "log scale", keep: "as it is" };
+const COLOURS = ["probability", "surprise", "entropy", "rank"];
+const DATA = ["trace", "kind", "layer", "head"];
+const byId = (id) => document.getElementById(id);
+
+class Explorer {
+  constructor() {
+    this.store = new Store();
+    this.dark = matchMedia("(prefers-color-scheme: dark)");
+    this.print = matchMedia("print");
+    this.tabs = {};
+    this.values = new Float32Array(Math.max(...this.store.traces.flatMap((trace) => [trace.text, trace.source].map((tokens) => tokens?.labels.length ?? 0))) + 1);
+    const ruler = make("canvas").getContext("2d");
+    this.measure = (words, size, options) => { ruler.font = fontOf(size, options); return ruler.measureText(words).width; };
+    this.state = new State(this.settle({ ...this.defaults(), ...readAddress() }), (values) => this.settle(values));
+    this.state.listeners.push((changed) => this.changed(changed));
+    this.controls = new Controls((step) => this.set({ step }));
+    this.dress();
+    this.commands = new Commands(listCommands(this, Object.keys(TABS), Object.keys(FIRST)));
+    this.recolour();
+    this.changed(new Set(Object.keys(this.v)));
+    this.state.write();
+  }
+
+  get v() { return this.state.values; }
+  get trace() { return this.store.traces[this.v.trace]; }
+  get layer() { return this.store.layer(this.v.trace, this.v.kind, this.v.layer); }
+  get sides() { return this.store.sides(this.v.trace, this.v.kind); }
+  get tab() { return this.tabs[this.v.tab]; }
+  get layerName() { return `Layer ${this.layer.index}${{ self: "", cross: " (cross-attention)", encoder: " (encoder)" }[this.v.kind]}`; }
+
+  defaults() {
+    const kind = this.store.kinds(0).includes("self") ? "self" : this.store.kinds(0)[0];
+    return { tab: "replay", trace: 0, kind, layer: null, head: null, step: null, first: "aside", colour: "probability", to: null, heads: null, key: null, zoom: null, theme: null };
+  }
+
+  // Makes values fit what the page holds, whatever an address said.
+  settle(values) {
+    const one = { ...values };
+    const { store } = this;
+    if (!Object.hasOwn(TABS, one.tab)) one.tab = "replay";
+    if (!store.traces[one.trace]) one.trace = 0;
+    const kinds = store.kinds(one.trace);
+    if (!kinds.includes(one.kind)) one.kind = kinds[0];
+    const layers = store.layers(one.trace, one.kind);
+    const layer = layers.find((each) => each.index === one.layer) ?? layers[layers.length - 1];
+    one.layer = layer.index;
+    if (one.head !== "mean" && !layer.heads.includes(one.head)) one.head = layer.heads.length > 1 ? "mean" : layer.heads[0];
+    if (layer.heads.length < 2) one.head = layer.heads[0];
+    const [start, stop] = layer.queries;
+    const begin = this.begin(one.trace, layer);
+    one.step = Math.min(Math.max(one.step ?? begin, start), stop - 1);
+    if (!Object.hasOwn(FIRST, one.first)) one.first = "aside";
+    if (!COLOURS.includes(one.colour)) one.colour = "probability";
+    if (!["light", "dark"].includes(one.theme)) one.theme = null;
+    const [zoom, bounds] = [parseZoom(one.zoom), [start, stop, 0, layer.keys]];
+    one.zoom = zoom && within(zoom, bounds) !== bounds ? followed(within(zoom, bounds), bounds, one.step, layer.causal) : null;
+    return one;
+  }
+
+  // The last token that was given, which chooses the first one written.
+  begin(trace, layer) {
+    const { text } = this.store.traces[trace];
+    const at = layer.kind === "encoder" || text.promptLength >= text.labels.length ? layer.queries[1] - 1 : text.promptLength - 1;
+    return Math.min(Math.max(at, layer.queries[0]), layer.queries[1] - 1);
+  }
+
+  set(patch) {
+    this.state.set(patch);
+  }
+
+  dress() {
+    const { store } = this;
+    byId("title").textContent = store.title;
+    const tablist = byId("tabs");
+    for (const [at, name] of Object.keys(TABS).entries()) {
+      const button = make("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `panel-${name}`, title: `key ${at + 1}` }, name);
+      button.addEventListener("click", () => this.set({ tab: name }));
+      tablist.append(button);
+    }
+    tablist.addEventListener("keydown", (event) => {
+      const names = Object.keys(TABS);
+      const at = names.indexOf(this.v.tab);
+      const next = { ArrowRight: (at + 1) % names.length, ArrowLeft: (at + names.length - 1) % names.length, Home: 0, End: names.length - 1 }[event.key];
+      if (next === undefined) return;
+      event.preventDefault();
+      this.set({ tab: names[next] });
+      byId(`tab-${names[next]}`).focus();
+    });
+    byId("trace").append(...store.traces.map((trace, at) => new Option(trace.name, at)));
+    byId("trace-choice").hidden = store.traces.length < 2;
+    const pick = (id, patch) => byId(id).addEventListener("change", (event) => this.set(patch(event.target.value)));
+    pick("trace", (value) => ({ trace: Number(value) }));
+    pick("kind", (value) => ({ kind: value, heads: null }));
+    pick("layer", (value) => ({ layer: Number(value), heads: null }));
+    pick("head", (value) => ({ head: value === "mean" ? value : Number(value), heads: null }));
+    for (const [value, words] of Object.entries(FIRST)) {
+      const input = make("input", { type: "radio", name: "first-token", value });
+      input.addEventListener("change", () => this.set({ first: value }));
+      byId("sink").append(make("label", {}, input, make("span", {}, words)));
+    }
+    byId("theme").addEventListener("click", () => this.toggleTheme());
+    byId("png").addEventListener("click", () => this.save("png"));
+    byId("svg").addEventListener("click", () => this.save("svg"));
+    this.dark.addEventListener("change", () => this.recolour(true));
+    this.print.addEventListener("change", () => this.recolour(true));
+    addEventListener("hashchange", () => { if (location.hash !== this.state.written) this.set({ ...this.defaults(), ...readAddress() }); });
+    let known = "";
+    new ResizeObserver(() => {
+      const size = `${innerWidth}x${innerHeight}`;
+      if (known && size !== known) this.tab?.resize();
+      known = size;
+    }).observe(document.documentElement);
+  }
+
+  toggleTheme() {
+    this.set({ theme: this.themeName === "dark" ? "light" : "dark" });
+  }
+
+  recolour(repaint = false) {
+    this.themeName = this.print.matches ? "light" : this.v.theme ?? (this.dark.matches ? "dark" : "light");
+    document.documentElement.dataset.theme = this.themeName;
+    this.palette = new Palette(this.store.themes[this.themeName]);
+    this.scales = new Map();
+    if (repaint) this.show(new Set(["look", "data"]));
+  }
+
+  async changed(changed) {
+    if (changed.has("theme")) { this.recolour(); changed.add("look"); }
+    if (changed.has("zoom")) changed.add("look");
+    if (changed.has("first")) { this.scales = new Map(); changed.add("look"); }
+    if (DATA.some((name) => changed.has(name)) || changed.has("tab")) changed.add("data");
+    // A step comes many times a second and touches none of these.
+    if (changed.has("tab")) this.openTab();
+    if (changed.has("data") || changed.has("look")) this.dressChoices();
+    const layer = this.layer;
+    if (!this.store.ready(layer)) {
+      const turn = (this.turn = {});
+      document.body.classList.add("reading");
+      try {
+        await this.store.load(layer);
+      } catch (error) {
+        byId("announce").textContent = byId("precision").textContent = `The matrices cannot be read: ${error.message}.`;
+        return;
+      }
+      if (turn !== this.turn || layer !== this.layer) return;
+      document.body.classList.remove("reading");
+      changed.add("data");
+    }
+    this.show(changed);
+    if (!this.reading) this.readRest();
+  }
+
+  show(changed) {
+    if (!this.store.ready(this.layer)) return;
+    this.head = this.store.head(this.layer, this.v.head);
+    this.scale = this.scaleOf([this.head]);
+    this.controls.show(this.v.step, this.layer.queries, this.begin(this.v.trace, this.layer));
+    if (changed.has("data")) byId("precision").textContent = this.precision(true);
+    this.tab.show(changed);
+    if (!this.controls.playing) this.announce();
+    if (document.body.dataset.ready !== this.v.tab) document.body.dataset.ready = this.v.tab;
+  }
+
+  // The other layers, once the first picture stands.
+  readRest() {
+    this.reading = true;
+    const start = () => this.store.loadAll((done, all) => {
+      byId("reading").textContent = done < all ? `${done} of ${all} layers read` : "";
+      if (this.v.tab === "model") this.tab.show(new Set(["loaded"]));
+      if (done === all) document.body.dataset.loaded = "all";
+    });
+    requestAnimationFrame(() => setTimeout(start));
+  }
+
+  openTab() {
+    const { tab } = this.v;
+    for (const name of Object.keys(TABS)) {
+      const chosen = name === tab;
+      byId(`tab-${name}`).setAttribute("aria-selected", chosen);
+      byId(`tab-${name}`).tabIndex = chosen ? 0 : -1;
+      byId(`panel-${name}`).hidden = !chosen;
+    }
+    this.tabs[tab] ??= new TABS[tab](this, byId(`panel-${tab}`));
+    byId("sink").hidden = ["neuron", "tokens"].includes(tab);
+  }
+
+  dressChoices() {
+    const { store, v, layer } = this;
+    const fill = (id, options, value) => {
+      const select = byId(id);
+      const sign = options.map((one) => one[1]).join();
+      if (select.dataset.sign !== sign) select.replaceChildren(...options.map(([words, each]) => new Option(words, each)));
+      select.dataset.sign = sign;
+      select.value = value;
+    };
+    const kinds = store.kinds(v.trace);
+    const names = { self: "self", cross: "cross", encoder: "encoder" };
+    fill("kind", kinds.map((kind) => [names[kind], kind]), v.kind);
+    byId("kind-choice").hidden = kinds.length < 2;
+    fill("layer", store.layers(v.trace, v.kind).map((each) => [each.index, each.index]), v.layer);
+    fill("head", this.choices().map((each) => [layer.exact[each] === undefined ? each : `${each} · exact`, each]), v.head);
+    byId("trace").value = v.trace;
+    byId("facts").textContent = [this.trace.model === this.store.title ? "" : this.trace.model, this.trace.facts].filter(Boolean).join(" · ");
+    for (const input of byId("sink").querySelectorAll("input")) input.checked = input.value === v.first;
+  }
+
+  choices() {
+    const { heads } = this.layer;
+    return heads.length > 1 ? ["mean", ...heads] : heads;
+  }
+
+  scaleOf(heads) {
+    const name = heads.map((head) => `${this.store.traces.findIndex((trace) => trace.layers.includes(head.layer))}.${head.layer.kind}.${head.layer.index}.${head.head}`).join();
+    if (!this.scales.has(name)) this.scales.set(name, new Scale(heads, this.v.first, this.store.fullColour));
+    return this.scales.get(name);
+  }
+
+  // The current row's weights, in this.values; how many there are.
+  row() {
+    return this.head.fill(this.v.step, this.values);
+  }
+
+  words(value, exact = Boolean(this.head.exact)) {
+    return showWeight(value, exact);
+  }
+
+  // What the numbers on the screen are worth.
+  precision(long = false) {
+    const { head, store } = this;
+    if (long && this.v.tab === "tokens") return "probabilities to five digits, as the trace has them";
+    if (head.exact) return long ? "exact: computed here from queries and keys in float32" : "exact";
+    const percent = `${(100 * store.error).toPrecision(2)} %`;
+    if (head.whole) return long ? `8 bits: weights to ${percent} down to ${store.low}; name heads in exact= for exact numbers` : `8 bits, to ${percent}`;
+    return long ? `largest weight of each block of ${head.blocks.size} × ${head.blocks.size} tokens, to ${percent}; name heads in exact=, or fewer layers, heads or rows, for every cell` : `blocks of ${head.blocks.size}`;
+  }
+
+  get zoom() { return parseZoom(this.v.zoom); }
+
+  get bounds() { return [...this.layer.queries, 0, this.layer.keys]; }
+
+  // What a matrix may ask for when it is pinched or dragged.
+  get mover() {
+    return {
+      zoom: (cell, factor) => { this.set({ zoom: zoomed(this.zoom, this.bounds, factor, cell), ...(factor > 1 ? { step: this.nearest(cell, factor) } : {}) }); },
+      pan: (down, across) => this.set(this.panTo(down, across)),
+    };
+  }
+
+  // The current row, or where the window keeps none, one that is in it.
+  nearest(cell, factor) {
+    const next = parseZoom(zoomed(this.zoom, this.bounds, factor, cell)) ?? this.bounds;
+    return Math.min(Math.max(this.v.step, next[0]), next[1] - 1);
+  }
+
+  panTo(down, across) {
+    const zoom = panned(this.zoom, this.bounds, down, across);
+    const [first, past] = parseZoom(zoom);
+    return { zoom, step: Math.min(Math.max(this.v.step, first), past - 1) };
+  }
+
+  zoomBy(factor) {
+    const { step } = this.v;
+    this.set({ zoom: zoomed(this.zoom, this.bounds, factor, { query: step, key: Math.min(step, this.layer.keys - 1) }) });
+  }
+
+  step(step) {
+    this.controls.pause();
+    this.set({ step });
+  }
+
+  moveHead(by) {
+    const heads = this.choices();
+    this.set({ head: heads[(heads.indexOf(this.v.head) + by + heads.length) % heads.length], heads: null });
+  }
+
+  moveLayer(by) {
+    const layers = this.store.layers(this.v.trace, this.v.kind).map((layer) => layer.index);
+    this.set({ layer: layers[(layers.indexOf(this.v.layer) + by + layers.length) % layers.length], heads: null });
+  }
+
+  later(work) {
+    (window.requestIdleCallback ?? ((each) => setTimeout(each, 16)))(work);
+  }
+
+  announce() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => { byId("announce").textContent = this.tab.describe(); }, 150);
+  }
+
+  save(format) {
+    const picture = this.tab.picture();
+    if (picture) exportPicture(picture, format, this.palette.theme.card, this.trace.model);
+    else byId("announce").textContent = "There is no picture to save here.";
+  }
+
+  hoverKey(event, key) {
+    const { step } = this.v;
+    this.hover(event, key === null || key >= this.head.width(step) ? null : { query: step, key });
+  }
+
+  // A cell under the pointer: its numbers, and a mark on every matrix.
+  hover(event, cell, head = this.head) {
+    this.pointAt(cell);
+    if (!cell) return this.tell(null, null);
+    const { queries, keys } = this.sides;
+    const weight = head.weight(cell.query, cell.key);
+    const score = head.score(cell.query, cell.key);
+    this.tell(event, [
+      ["query", String(cell.query), queries.labels[cell.query]], ["key", String(cell.key), keys.labels[cell.key]],
+      ["weight", `${head.whole || head.exact ? "" : "at most "}${showWeight(weight, Boolean(head.exact))}`, head.exact ? "exact" : head.resolution],
+      ...(score === null ? [] : [["score", Number.isFinite(score) ? score.toFixed(4).replace("-", "−") : Number.isNaN(score) ? "never seen" : "masked", ""]]),
+    ]);
+  }
+
+  pointAt(cell) {
+    this.tab?.point(cell);
+  }
+
+  tell(event, lines) {
+    const tip = byId("tip");
+    tip.hidden = !lines;
+    if (!lines) return;
+    tip.replaceChildren(...lines.flatMap((parts) => parts.map((part, at) => make(at === 2 ? "bdi" : "span", {}, part))));
+    const box = tip.getBoundingClientRect();
+    const { clientX: x, clientY: y } = event;
+    tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 8))}px`;
+    tip.style.top = `${y + 18 + box.height > innerHeight ? Math.max(4, y - box.height - 10) : y + 18}px`;
+  }
+
+  // Rows of what was likely at a position, best first; the one that came is marked.
+  alternatives(element, tokens, position) {
+    const rows = position >= 0 ? tokens.alternatives[position] : [];
+    if (element.of !== tokens) element.most = Math.max(1, ...(element.of = tokens).alternatives.map((one) => one.length));
+    while (element.children.length < element.most) {
+      element.append(make("div", { role: "listitem" }, make("bdi"), make("span", { className: "track" }, make("i"), make("i", { className: "sampled" })), make("span"), make("span")));
+    }
+    [...element.children].forEach((row, at) => {
+      const one = rows[at];
+      row.classList.toggle("empty", !one);
+      const [name, track, model, sampled] = row.children;
+      name.textContent = one ? tokens.words[one[0]] : "";
+      model.textContent = one ? showPercent(one[1]) : "";
+      sampled.textContent = one && one[2] !== null ? (one[2] === 0 ? "excluded" : showPercent(one[2])) : "";
+      row.classList.toggle("came", Boolean(one?.[3]));
+      track.children[0].style.transform = `scaleX(${one?.[1] ?? 0})`;
+      track.children[1].style.transform = `scaleX(${one?.[2] ?? 0})`;
+      track.classList.toggle("both", Boolean(one) && one[2] !== null);
+    });
+  }
+
+  async copyLink() {
+    const address = location.href.split("#")[0] + this.state.address();
+    const done = await navigator.clipboard?.writeText(address).then(() => true, () => false);
+    byId("announce").textContent = done ? "The link was copied." : `The link is ${address}`;
+  }
+}
+
+window.explorer = new Explorer();

@@ -1,0 +1,224 @@
+// Compare: two heads side by side, of one trace or of two, and their difference where the texts have the same tokens.
+
+import { align } from "./align.js";
+import { showNumber } from "./colour.js";
+import { MatrixView, sheetOf } from "./matrix.js";
+import { make } from "./pen.js";
+
+const TOLD = 8; // largest differences that are listed
+
+export class CompareTab {
+  constructor(app, panel) {
+    this.app = app;
+    const select = (name) => {
+      const element = make("select", { "aria-label": `${name} to compare with` });
+      element.addEventListener("change", () => this.choose());
+      return element;
+    };
+    [this.trace, this.layer, this.head] = ["trace", "layer", "head"].map(select);
+    this.parts = ["a", "b", "difference"].map(() => ({ title: make("h2"), plot: make("div") }));
+    const label = (words, element) => make("label", {}, `${words} `, element);
+    const chooser = make("p", { className: "chooser" }, this.traceLabel = label("trace", this.trace), label("layer", this.layer), label("head", this.head));
+    const card = ({ title, plot }, ...more) => make("section", { className: "card" }, title, ...more, plot);
+    this.list = make("ol", { className: "differences" });
+    this.note = make("p", { className: "key" });
+    panel.append(card(this.parts[0], make("p", { className: "chooser" }, "the layer and head chosen above")), card(this.parts[1], chooser), make("section", { className: "card" }, this.parts[2].title, make("p", { className: "chooser" }, "orange: more in A, blue: more in B"), this.parts[2].plot, this.note), make("section", { className: "card wide" }, make("h2", {}, "Largest differences"), this.list));
+    const hovers = [(event, cell) => this.hover(event, cell, (one) => one), (event, cell) => this.hover(event, cell, (one) => this.fromB(one)), (event, cell) => this.hover(event, cell, (one) => this.fromBoth(one))];
+    this.views = this.parts.map(({ plot }, at) => new MatrixView(plot, app.palette, { hover: hovers[at], move: at ? null : app.mover }));
+  }
+
+  get other() {
+    const [trace, layer, head] = (this.app.v.to ?? "").split(".");
+    const { store, v } = this.app;
+    const place = trace && store.traces[Number(trace)] ? Number(trace) : store.traces.length > 1 ? (v.trace + 1) % store.traces.length : v.trace;
+    const layers = store.layers(place, v.kind);
+    const found = layers.find((one) => one.index === Number(layer || v.layer)) ?? layers[layers.length - 1];
+    const same = place === v.trace && found === this.app.layer;
+    const fallback = same ? found?.heads[(found.heads.indexOf(this.app.head.head) + 1) % found.heads.length] : this.app.head.head;
+    const wanted = head === "mean" ? "mean" : head === undefined || head === "" ? fallback : Number(head);
+    return { trace: place, layer: found, head: wanted === "mean" || found?.heads.includes(wanted) ? wanted : found?.heads[0] };
+  }
+
+  choose() {
+    this.app.set({ to: [this.trace.value, this.layer.value, this.head.value].join(".") });
+  }
+
+  async show(changed) {
+    const { app } = this;
+    const other = this.other;
+    if (!other.layer) {
+      this.note.textContent = `The other trace has no ${app.v.kind} attention.`;
+      return;
+    }
+    const turn = (this.turn = {});
+    if (!app.store.ready(other.layer)) await app.store.load(other.layer);
+    if (turn !== this.turn) return;
+    if (["data", "look", "to"].some((name) => changed.has(name))) this.fill(other);
+    this.step();
+  }
+
+  fill(other) {
+    const { app } = this;
+    this.options(other);
+    this.a = app.head;
+    this.b = app.store.head(other.layer, other.head);
+    this.sidesA = app.sides;
+    this.sidesB = app.store.sides(other.trace, app.v.kind);
+    const scale = app.scaleOf([this.a, this.b]);
+    this.skip = scale.skip;
+    this.views.forEach((view) => { view.palette = app.palette; });
+    // A window of A's positions fits B and the difference only where all tokens are the same.
+    this.differ = ["queries", "keys"].some((side) => this.sidesA[side].labels.join("\u0000") !== this.sidesB[side].labels.join("\u0000"));
+    this.views[0].show(sheetOf(this.a, scale, app.palette, this.sidesA), app.zoom);
+    this.views[1].show(sheetOf(this.b, scale, app.palette, this.sidesB), this.differ ? null : app.zoom);
+    const name = (letter, trace, layer, head) => `${letter}: ${app.store.traces.length > 1 ? `${app.store.traces[trace].name}, ` : ""}layer ${layer.index}, ${head.name} · ${head.resolution}`;
+    this.parts[0].title.textContent = name("A", app.v.trace, app.layer, this.a);
+    this.parts[1].title.textContent = name("B", other.trace, other.layer, this.b);
+    this.subtract();
+    this.parts[2].title.textContent = "A − B";
+    this.views[2].show(this.sheet(), this.differ ? null : app.zoom);
+    this.parts.forEach(({ title }, at) => this.views[at].cells.setAttribute("aria-label", `Attention matrix, ${title.textContent}`));
+    this.tellLargest();
+  }
+
+  options(other) {
+    const { store, v } = this.app;
+    this.trace.replaceChildren(...store.traces.map((one, at) => new Option(one.name, at, false, at === other.trace)));
+    this.traceLabel.hidden = store.traces.length < 2;
+    this.layer.replaceChildren(...store.layers(other.trace, v.kind).map((one) => new Option(one.index, one.index, false, one === other.layer)));
+    const heads = other.layer.heads.length > 1 ? ["mean", ...other.layer.heads] : other.layer.heads;
+    this.head.replaceChildren(...heads.map((one) => new Option(one, one, false, one === other.head)));
+  }
+
+  // Differences of all cells whose tokens stand in both texts.
+  subtract() {
+    const { a, b } = this;
+    const shared = (one, other) => align(one.labels, other.labels);
+    const inside = (pair) => pair[0] >= a.start && pair[0] < a.stop && pair[1] >= b.start && pair[1] < b.stop;
+    this.queries = shared(this.sidesA.queries, this.sidesB.queries).filter(inside);
+    this.keys = shared(this.sidesA.keys, this.sidesB.keys).filter(([i, j]) => i < a.layer.keys && j < b.layer.keys);
+    const [rows, columns] = [this.queries.length, this.keys.length];
+    this.values = new Float32Array(rows * columns);
+    const [ofA, ofB] = [new Float32Array(this.app.values.length), new Float32Array(this.app.values.length)];
+    for (let row = 0; row < rows; row++) {
+      ofA.fill(0);
+      ofB.fill(0);
+      a.fill(this.queries[row][0], ofA);
+      b.fill(this.queries[row][1], ofB);
+      for (let column = 0; column < columns; column++) {
+        // The first token is set aside here too: its differences would outshine all others.
+        if (this.keys[column][0] < this.skip) this.values[row * columns + column] = NaN;
+        else this.values[row * columns + column] = ofA[this.keys[column][0]] - ofB[this.keys[column][1]];
+      }
+    }
+    const sizes = this.values.filter((value) => Math.abs(value) > 0).map(Math.abs).sort();
+    this.most = sizes.length ? Math.max(sizes[Math.floor(0.995 * (sizes.length - 1))], 1e-3) : 1;
+    const left = this.sidesA.queries.labels.length - shared(this.sidesA.queries, this.sidesB.queries).length;
+    const aligned = left ? `; ${left} tokens of A have no like in B and are left out` : "";
+    this.note.textContent = `Full colour at ±${this.most.toPrecision(2)}${this.skip ? `; first ${this.skip > 1 ? `${this.skip} tokens` : "token"} set aside (grey)` : ""}${aligned}.`;
+  }
+
+  sheet() {
+    const { a, queries, keys, sidesA, app } = this;
+    const causal = a.layer.causal && this.b.layer.causal && queries.every(([i], at) => keys[at]?.[0] === i);
+    return {
+      start: 0, stop: queries.length, keys: keys.length, causal, same: sidesA.queries === sidesA.keys,
+      queryLabels: queries.map(([i]) => sidesA.queries.labels[i]), keyLabels: keys.map(([i]) => sidesA.keys.labels[i]),
+      queryPrompt: queries.filter(([i]) => i < sidesA.queries.promptLength).length,
+      keyPrompt: keys.filter(([i]) => i < sidesA.keys.promptLength).length,
+      paint: (canvas) => {
+        [canvas.width, canvas.height] = [Math.max(1, keys.length), Math.max(1, queries.length)];
+        const image = new ImageData(canvas.width, canvas.height);
+        const table = Array.from({ length: 511 }, (_, at) => app.palette.signed(at - 255, 255));
+        this.values.forEach((value, at) => {
+          const colour = Number.isNaN(value) ? app.palette.unseen : table[255 + Math.round(255 * Math.max(-1, Math.min(1, value / this.most)))];
+          image.data.set(colour, at * 4);
+          const beyond = causal && at % keys.length > Math.floor(at / keys.length);
+          image.data[at * 4 + 3] = beyond ? 0 : 255;
+        });
+        canvas.getContext("2d").putImageData(image, 0, 0);
+      },
+    };
+  }
+
+  tellLargest() {
+    const found = Array.from(this.values, (value, at) => [Math.abs(value), at]).filter(([size]) => size > 0).sort((x, y) => y[0] - x[0]).slice(0, TOLD);
+    const name = (text) => make("bdi", {}, text);
+    this.list.replaceChildren(...found.map(([, at]) => {
+      const [query, key] = [this.queries[Math.floor(at / this.keys.length)], this.keys[at % this.keys.length]];
+      const button = make("button", { type: "button", className: "quiet" }, name(`${query[0]} ${this.sidesA.queries.labels[query[0]]}`), " → ", name(`${key[0]} ${this.sidesA.keys.labels[key[0]]}`), `  A ${this.app.words(this.a.weight(query[0], key[0]), Boolean(this.a.exact))}, B ${this.app.words(this.b.weight(query[1], key[1]), Boolean(this.b.exact))}`);
+      button.addEventListener("click", () => { this.app.step(query[0]); this.app.pointAt({ query: query[0], key: key[0] }); });
+      return make("li", {}, button);
+    }));
+    if (!found.length) this.list.replaceChildren(make("li", {}, "no difference where the texts agree"));
+  }
+
+  // A cell in A's positions, whatever matrix it was pointed at in; null where A has no such token.
+  fromB({ query, key }) {
+    const [i, j] = [this.queries.find((pair) => pair[1] === query), this.keys.find((pair) => pair[1] === key)];
+    return i && j ? { query: i[0], key: j[0] } : null;
+  }
+
+  fromBoth({ query, key }) {
+    return { query: this.queries[query][0], key: this.keys[key][0] };
+  }
+
+  placesOf(cell) {
+    const [row, column] = [this.queries.findIndex((pair) => pair[0] === cell.query), this.keys.findIndex((pair) => pair[0] === cell.key)];
+    return row >= 0 && column >= 0 ? { row, column } : null;
+  }
+
+  hover(event, cell, inA) {
+    if (!cell) return this.app.hover(null, null);
+    const own = inA(cell);
+    if (!own) return this.app.tell(event, [["", "this token is not in A", ""]]);
+    const { a, b, sidesA } = this;
+    const both = this.placesOf(own);
+    const other = both && { query: this.queries[both.row][1], key: this.keys[both.column][1] };
+    const [mine, theirs] = [a.weight(own.query, own.key), other ? b.weight(other.query, other.key) : null];
+    this.app.tell(event, [
+      ["query", String(own.query), sidesA.queries.labels[own.query]], ["key", String(own.key), sidesA.keys.labels[own.key]],
+      ["A", this.app.words(mine, Boolean(a.exact)), ""], ["B", theirs === null ? "not in B" : this.app.words(theirs, Boolean(b.exact)), ""],
+      ...(theirs === null ? [] : [["A − B", showNumber(mine - theirs, 4), ""]]),
+    ]);
+    this.app.pointAt(own);
+  }
+
+  step() {
+    const { step } = this.app.v;
+    const pair = this.queries?.find(([i]) => i === step);
+    this.views[0].step(step);
+    this.views[1].step(pair ? pair[1] : -1);
+    this.views[2].step(pair ? this.queries.indexOf(pair) : -1);
+  }
+
+  point(cell) {
+    if (!this.queries) return;
+    const at = cell && this.placesOf(cell);
+    this.views[0].point(cell);
+    this.views[1].point(at && { query: this.queries[at.row][1], key: this.keys[at.column][1] });
+    this.views[2].point(at && { query: at.row, key: at.column });
+  }
+
+  describe() {
+    return `${this.parts[0].title.textContent}. ${this.parts[1].title.textContent}. ${this.note.textContent}`;
+  }
+
+  resize() {
+    for (const view of this.views) view.resize();
+  }
+
+  picture() {
+    const sizes = this.views.map((view) => view.drawn);
+    return {
+      width: sizes.reduce((sum, size) => sum + size.width + 18, 0), height: Math.max(...sizes.map((size) => size.height)), name: "compare",
+      draw: (pen) => {
+        let x = 0;
+        this.views.forEach((view, at) => {
+          view.draw(pen, x, 0, this.parts[at].title.textContent);
+          x += sizes[at].width + 18;
+        });
+      },
+    };
+  }
+}

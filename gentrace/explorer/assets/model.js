@@ -1,0 +1,138 @@
+// Model: every layer and head as a small picture; the chosen one large beside it.
+
+import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
+import { make } from "./pen.js";
+
+const SIZE = 64; // cells along a side of a small picture
+
+export class ModelTab {
+  constructor(app, panel) {
+    this.app = app;
+    this.title = make("h2");
+    this.grid = make("div", { className: "thumbs", role: "grid" });
+    this.note = make("p", { className: "key" });
+    this.chosenTitle = make("h2");
+    const plot = make("div");
+    const open = [["replay", "Replay this head"], ["heads", "All heads of its layer"]].map(([tab, words]) => {
+      const button = make("button", { type: "button", className: "quiet" }, words);
+      button.addEventListener("click", () => app.set({ tab }));
+      return button;
+    });
+    panel.append(
+      make("section", { className: "card" }, this.title, this.grid, this.note),
+      make("section", { className: "card matrix" }, this.chosenTitle, make("p", { className: "open" }, ...open), plot),
+    );
+    this.matrix = new MatrixView(plot, app.palette, { hover: (event, cell) => app.hover(event, cell), move: app.mover, choose: (cell) => app.step(cell.query) });
+    this.grid.addEventListener("keydown", (event) => this.key(event));
+    this.buttons = new Map();
+  }
+
+  show(changed) {
+    const { app } = this;
+    if (changed.has("loaded")) return this.paintNew();
+    if (changed.has("data") || changed.has("look")) {
+      const sign = [app.trace, app.v.kind, app.palette, app.v.first];
+      if (!this.sign || sign.some((part, at) => part !== this.sign[at])) { this.sign = sign; this.fill(); }
+      this.paintNew();
+      this.matrix.palette = app.palette;
+      this.matrix.show(sheetOf(app.head, app.scale, app.palette, app.sides), app.zoom);
+      this.chosenTitle.textContent = `${app.layerName}, ${app.head.name}`;
+      this.matrix.cells.setAttribute("aria-label", `Attention matrix of ${app.layerName}, ${app.head.name}`);
+    }
+    for (const [name, button] of this.buttons) {
+      const chosen = name === `${app.layer.index}.${app.head.head}` || (app.head.head === "mean" && name === `${app.layer.index}.${app.layer.heads[0]}`);
+      button.tabIndex = chosen ? 0 : -1;
+      button.setAttribute("aria-pressed", chosen && app.head.head !== "mean");
+    }
+    this.matrix.step(app.v.step);
+  }
+
+  fill() {
+    const { app } = this;
+    this.layers = app.store.layers(app.v.trace, app.v.kind);
+    const heads = [...new Set(this.layers.flatMap((layer) => layer.heads))].sort((a, b) => a - b);
+    this.title.textContent = `${this.layers.length} layers × ${heads.length} heads`;
+    this.grid.setAttribute("aria-label", `Every head of the model, ${this.layers.length} layers`);
+    this.grid.style.setProperty("--count", heads.length);
+    this.grid.style.setProperty("--side", `${Math.min(64, Math.max(29, Math.floor((innerHeight - 250) / this.layers.length) - 3))}px`);
+    this.buttons.clear();
+    this.painted = new Set();
+    const cell = (role, words) => make("span", { role, className: "axis" }, words);
+    const header = make("div", { role: "row", className: "thumb-row" }, cell("columnheader", ""), ...heads.map((head) => cell("columnheader", String(head))));
+    const rows = this.layers.map((layer) => make("div", { role: "row", className: "thumb-row" }, cell("rowheader", String(layer.index)), ...heads.map((head) => {
+      const holder = make("span", { role: "gridcell" });
+      if (!layer.heads.includes(head)) return holder;
+      const button = make("button", { type: "button", "aria-label": `layer ${layer.index}, head ${head}`, title: `layer ${layer.index}, head ${head}`, tabIndex: -1 }, make("canvas", { width: SIZE, height: SIZE }));
+      button.addEventListener("click", () => app.set({ layer: layer.index, head, heads: null }));
+      this.buttons.set(`${layer.index}.${head}`, button);
+      holder.append(button);
+      return holder;
+    })));
+    this.grid.replaceChildren(header, ...rows);
+  }
+
+  // Layers that have been read since; each picture has its own head's scale, as the note says.
+  paintNew() {
+    const { app } = this;
+    for (const layer of this.layers) {
+      if (this.painted.has(layer) || !app.store.ready(layer)) continue;
+      this.painted.add(layer);
+      for (const name of layer.heads) {
+        const head = app.store.head(layer, name);
+        paintThumb(this.buttons.get(`${layer.index}.${name}`).querySelector("canvas"), SIZE, head, app.scaleOf([head]), app.palette);
+      }
+    }
+    const missing = this.layers.length - this.painted.size;
+    const text = `Rows are layers, columns heads; each picture on its own head’s scale: ${app.scale.note()}. A pixel is its strongest cell.${missing ? ` Reading ${missing} more layers …` : ""}`;
+    if (this.note.textContent !== text) this.note.textContent = text;
+  }
+
+  key(event) {
+    const moves = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
+    if (!moves) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const [down, across] = moves;
+    const { app } = this;
+    const layers = this.layers.map((layer) => layer.index);
+    const layer = layers[Math.min(layers.length - 1, Math.max(0, layers.indexOf(app.layer.index) + down))];
+    const { heads } = app.store.layer(app.v.trace, app.v.kind, layer);
+    const at = heads.indexOf(app.head.head === "mean" ? heads[0] : app.head.head) + across;
+    const head = heads[Math.min(heads.length - 1, Math.max(0, at))];
+    app.set({ layer, head, heads: null });
+    this.buttons.get(`${layer}.${head}`)?.focus();
+  }
+
+  describe() {
+    return `${this.app.layerName}, ${this.app.head.name}, token ${this.app.v.step}`;
+  }
+
+  point(cell) {
+    this.matrix.point(cell);
+  }
+
+  resize() {
+    this.matrix.resize();
+  }
+
+  picture() {
+    const { app } = this;
+    const { theme } = app.palette;
+    const heads = [...new Set(this.layers.flatMap((layer) => layer.heads))].sort((a, b) => a - b);
+    const [size, left, top] = [SIZE + 4, 34, 42];
+    return {
+      width: left + heads.length * size, height: top + this.layers.length * size, name: `model-${app.v.kind}`,
+      draw: (pen) => {
+        pen.text(0, 10, `${app.trace.model}: ${this.title.textContent}`, { size: 13, weight: 600, fill: theme.ink });
+        heads.forEach((head, at) => pen.text(left + (at + 0.5) * size, 30, String(head), { size: 10, anchor: "middle", fill: theme.muted }));
+        this.layers.forEach((layer, row) => {
+          pen.text(left - 8, top + (row + 0.5) * size, String(layer.index), { size: 10, anchor: "end", fill: theme.muted });
+          for (const head of layer.heads) {
+            const canvas = this.buttons.get(`${layer.index}.${head}`).querySelector("canvas");
+            pen.image(canvas, left + heads.indexOf(head) * size, top + row * size, SIZE, SIZE);
+          }
+        });
+      },
+    };
+  }
+}

@@ -1,0 +1,200 @@
+// Replay: the text so far with what the current token looks at painted behind it, what may come next, and the matrix
+// uncovered row by row.
+
+import { ASIDE, css, mixed, showNumber, showPercent } from "./colour.js";
+import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
+import { make } from "./pen.js";
+import { TextView } from "./text.js";
+
+const THUMB = 44;
+
+export class ReplayTab {
+  constructor(app, panel) {
+    this.app = app;
+    panel.innerHTML = "";
+    const card = (name, title, ...parts) => make("section", { className: `card ${name}` }, make("h2", {}, title), ...parts);
+    this.source = make("div", { className: "running source", tabIndex: 0, role: "group", "aria-label": "Source text; background: what the current token looks at" });
+    this.text = make("div", { className: "running", tabIndex: 0, role: "group", "aria-label": "Text so far; background: what the current token looks at; underline: probability" });
+    this.swatches = [make("span", { className: "swatch" }), make("span", { className: "swatch" })];
+    const key = make("p", { className: "key" }, this.swatches[0], "background: the current token’s attention", make("span", { className: "gap" }), this.swatches[1], "underline: probability, surprising to expected");
+    this.chosen = make("bdi", { className: "chosen-token" });
+    this.numbers = make("span", { className: "numbers" });
+    this.bars = make("div", { className: "alternatives", role: "list", "aria-label": "Most likely next tokens" });
+    this.strip = make("div", { className: "strip", role: "radiogroup", "aria-label": "Attention head" });
+    const plot = make("div");
+    this.matrixTitle = make("h2", { className: "matrix-name" });
+    this.ramp = make("span", { className: "swatch wide" });
+    [this.low, this.high, this.note] = ["span", "span", "span"].map((tag) => make(tag));
+    panel.append(
+      card("text", "The text so far", this.source, this.text, key),
+      card("next", "What comes next", make("p", { className: "chosen" }, this.chosen, this.numbers), this.bars, this.barsKey = make("p", { className: "key" })),
+      make("section", { className: "card matrix" }, this.matrixTitle, this.strip, plot, make("p", { className: "key" }, this.low, this.ramp, this.high, this.note)),
+    );
+    const choose = (position) => app.step(position);
+    const hover = (event, key) => app.hoverKey(event, key);
+    this.running = new TextView(this.text, { choose, hover: (event, at) => app.v.kind === "self" && hover(event, at) });
+    this.foreign = new TextView(this.source, { choose: () => {}, hover });
+    this.matrix = new MatrixView(plot, app.palette, { hover: (event, cell) => app.hover(event, cell), move: app.mover, curtain: true });
+    this.strip.addEventListener("keydown", (event) => this.stripKey(event));
+  }
+
+  stripKey(event) {
+    const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!move) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.app.moveHead(move);
+    this.strip.querySelector("[aria-checked=true]").focus();
+  }
+
+  show(changed) {
+    const { app } = this;
+    const { kind } = app.v;
+    if (changed.has("data") || changed.has("look")) {
+      const { queries, keys } = app.sides;
+      this.source.hidden = kind === "self";
+      if (kind !== "self") this.foreign.fill(keys);
+      this.running.fill(kind === "encoder" ? queries : app.trace.text);
+      this.fillStrip();
+      this.matrix.palette = app.palette;
+      this.matrix.show(sheetOf(app.head, app.scale, app.palette, app.sides), app.zoom);
+      this.matrixTitle.textContent = `${app.layerName}, ${app.head.name} · ${app.precision()}`;
+      this.ramp.style.background = app.palette.gradient(app.palette.theme.attention);
+      this.swatches[0].style.background = this.ramp.style.background;
+      this.swatches[1].style.background = app.palette.gradient(app.palette.theme.probability);
+      this.low.textContent = app.scale.log ? "≤ 0.0001" : "0";
+      this.high.textContent = app.scale.high >= 0.995 ? "1.0" : app.scale.high.toPrecision(2);
+      this.note.textContent = ` ${app.scale.note()}.`;
+      this.underline();
+    }
+    this.step();
+  }
+
+  underline() {
+    const { logprobs } = this.running.tokens;
+    const { probability } = this.app.palette.theme;
+    logprobs.forEach((value, at) => this.running.underline(at, value === null ? "transparent" : css(mixed(probability, Math.exp(value)))));
+  }
+
+  fillStrip() {
+    const { app, strip } = this;
+    const heads = app.choices();
+    const sign = [app.layer, app.v.first, app.palette, heads.length];
+    if (!this.sign || sign.some((part, at) => part !== this.sign[at])) {
+      this.sign = sign;
+      strip.hidden = heads.length < 2;
+      const turn = (this.turn = {});
+      this.buttons = heads.map((name) => {
+        const button = make("button", { type: "button", role: "radio", title: name === "mean" ? "mean" : `head ${name}`, "aria-label": name === "mean" ? "mean of the heads" : `head ${name}` }, make("canvas", { width: THUMB, height: THUMB }), make("span", {}, String(name)));
+        button.addEventListener("click", () => app.set({ head: name }));
+        return button;
+      });
+      strip.replaceChildren(...this.buttons);
+      const next = (at) => {
+        if (turn !== this.turn || at >= heads.length) return;
+        const head = app.store.head(app.layer, heads[at]);
+        paintThumb(this.buttons[at].querySelector("canvas"), THUMB, head, app.scaleOf([head]), app.palette);
+        app.later(() => next(at + 1));
+      };
+      app.later(() => next(0));
+    }
+    heads.forEach((name, at) => {
+      const chosen = name === app.head.head;
+      this.buttons[at].setAttribute("aria-checked", chosen);
+      this.buttons[at].tabIndex = chosen ? 0 : -1;
+      if (chosen && this.marked !== this.buttons[at]) {
+        this.marked = this.buttons[at];
+        strip.scrollLeft = this.marked.offsetLeft - strip.clientWidth / 2;
+      }
+    });
+  }
+
+  step() {
+    const { app } = this;
+    const { step, kind } = app.v;
+    const width = app.row();
+    const painted = kind === "self" ? this.running : this.foreign;
+    let strongest = -1;
+    // Only what is or was in sight: tokens to come have no colour to lose.
+    const stop = Math.min(painted.parts.length, Math.max(width, painted.reached));
+    painted.reached = width;
+    for (let key = 0; key < stop; key++) {
+      const level = key < width ? app.scale.level(app.values[key], key) : 0;
+      // Coarse levels, so that a step touches only the words whose colour visibly changes.
+      const coarse = level < 8 ? 0 : level & ~7;
+      if (level === ASIDE) painted.paint(key, "aside", "");
+      else painted.paint(key, coarse > 0 ? app.palette.background[coarse] : "", coarse > 0 ? app.palette.ink[coarse] : "");
+      if (key < width && key >= app.scale.skip && (strongest < 0 || app.values[key] > app.values[strongest])) strongest = key;
+    }
+    if (strongest >= 0 && !(app.values[strongest] > 0)) strongest = -1;
+    if (kind !== "encoder") {
+      this.running.limit(app.layer.causal || kind === "cross" ? step + 2 : Infinity);
+      this.running.mark("next", app.layer.causal || kind === "cross" ? step + 1 : -1);
+    }
+    this.running.mark("query", step);
+    this.running.follow(step + 1);
+    this.matrix.step(step, strongest);
+    this.showNext(step + 1);
+    this.strongest = strongest;
+    this.matrix.cells.setAttribute("aria-label", `Attention matrix of ${app.layerName}, ${app.head.name}. ${this.describe()}`);
+  }
+
+  showNext(position) {
+    const { app } = this;
+    const tokens = app.trace.text;
+    const known = app.v.kind !== "encoder" && position < tokens.labels.length;
+    this.chosen.textContent = known ? tokens.labels[position] : "";
+    const [logprob, sampled, rank] = known ? [tokens.logprobs[position], tokens.sampled[position], tokens.rank[position]] : [null, null, null];
+    const words = [];
+    if (!known) words.push("the text ends here");
+    if (logprob !== null) words.push(`${showPercent(Math.exp(logprob))} by the model`);
+    if (sampled !== null) words.push(`${showPercent(sampled)} as sampled from`);
+    if (rank !== null) words.push(rank === 0 ? "its first choice" : `its choice no. ${rank + 1}`);
+    if (logprob !== null) words.push(`${showNumber(logprob, 2)} nats`);
+    this.numbers.textContent = words.join(" · ");
+    app.alternatives(this.bars, tokens, known ? position : -1);
+    const both = known && tokens.alternatives[position].some((one) => one[2] !== null);
+    const note = `Upper bar: the model’s own probability, in orange for the token that came.${both ? " Lower bar: as really sampled from." : ""}`;
+    if (this.barsKey.textContent !== note) this.barsKey.textContent = note;
+  }
+
+  describe() {
+    const { app, strongest } = this;
+    const { queries, keys } = app.sides;
+    const { step } = app.v;
+    const most = strongest < 0 ? "" : `, looks most at ${keys.labels[strongest]}, weight ${app.words(app.values[strongest])}`;
+    const tokens = app.trace.text;
+    const next = app.v.kind !== "encoder" && step + 1 < tokens.labels.length ? `, next ${tokens.labels[step + 1]}${tokens.logprobs[step + 1] === null ? "" : ` ${showPercent(Math.exp(tokens.logprobs[step + 1]))}`}` : "";
+    return `Token ${step}: ${queries.labels[step]}${most}${next}`;
+  }
+
+  point(cell) {
+    this.matrix.point(cell);
+  }
+
+  resize() {
+    this.matrix.resize();
+  }
+
+  picture() {
+    const { app, matrix } = this;
+    const size = matrix.drawn;
+    const width = Math.max(size.width, 560);
+    const { theme } = app.palette;
+    const painted = app.v.kind === "self" ? this.running : this.foreign;
+    const colours = (at) => {
+      const part = painted.parts[at];
+      const aside = part.background === "aside";
+      const ink = at < painted.tokens.promptLength ? theme.muted : theme.ink;
+      return { background: aside ? theme.unseen : part.background || null, ink: part.background && !aside ? part.inner.style.color : ink, outline: painted === this.running && at === app.v.step ? theme.accent : null };
+    };
+    const tall = painted.draw({ measure: app.measure, rect() {}, text() {} }, 0, 0, width, colours);
+    return {
+      width, height: size.height + tall + 18, name: `replay-layer${app.layer.index}-${app.head.head}-token${app.v.step}`,
+      draw: (pen) => {
+        painted.draw(pen, 0, 0, width, colours);
+        matrix.draw(pen, 0, tall + 18, `${app.layerName}, ${app.head.name}, token ${app.v.step}`);
+      },
+    };
+  }
+}

