@@ -28,6 +28,7 @@ class Reach:
     every: slice
     """Columns that every row sees; empty if there are none, or if some rows must be looked up one by one."""
 
+
 PIECE = 2**22
 """Entries of a mask that are looked at together."""
 
