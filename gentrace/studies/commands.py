@@ -1,0 +1,123 @@
+"""``gentrace study check | run | verify``: the same doors as in Python, with one clear error for what goes wrong.
+
+Exit codes: 0 when everything is there; 1 when something failed, was stopped or is damaged; 2 for wrong use.
+"""
+
+import contextlib
+from collections.abc import Generator
+from pathlib import Path
+
+import click
+
+from gentrace.errors import GentraceError
+
+SPEC = click.argument("spec", type=click.Path(path_type=Path, dir_okay=False))
+DEVICE = click.option("--device", help="Where models go that the specification gives no device, such as cpu or cuda.")
+
+
+@click.group()
+def study() -> None:
+    """Generate from many prompts with many settings, and keep what the models looked at."""
+
+
+@study.command()
+@SPEC
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The folder it would run in: what is finished there counts."
+)
+@DEVICE
+def check(spec: Path, out: Path | None, device: str | None) -> None:
+    """Say what is wrong with SPEC, or what it would run and what that would take."""
+    with clear_errors():
+        from gentrace.studies.estimate import estimate
+        from gentrace.studies.folder import Folder
+        from gentrace.studies.run import plan_study
+        from gentrace.studies.spec import load_spec
+
+        folder = Folder("." if out is None else out)
+        if out is not None:
+            folder.refuse_foreign()
+        models, plan = plan_study(load_spec(spec), folder, device=device)
+        found = estimate(plan, models, None if out is None else folder)
+        click.echo(str(found))
+        if found.trouble:
+            raise click.exceptions.Exit(1)
+
+
+@study.command()
+@click.argument("spec", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The study's folder.")
+@DEVICE
+@click.option("--retry-failed", is_flag=True, help="Do batches again in which something failed.")
+@click.option("--prune", is_flag=True, help="Remove finished batches that SPEC plans no more.")
+def run(spec: Path | None, out: Path, device: str | None, retry_failed: bool, prune: bool) -> None:
+    """Run SPEC, or go on with it where it was stopped; without SPEC, with what the folder says."""
+    with clear_errors():
+        from gentrace.studies.run import run_study
+        from gentrace.studies.spec import load_spec
+
+        found = None if spec is None else load_spec(spec)
+        summary = run_study(found, out, device=device, retry_failed=retry_failed, prune=prune, say=_say)
+        click.echo(
+            f"{summary.generations - summary.failed} of {summary.generations} generations are in {out}: "
+            f"{summary.batches} batches done, {summary.reused} reused, {summary.new_tokens} new tokens"
+        )
+        if not summary.ok:
+            raise click.ClickException(
+                f"{summary.failed} generations failed: see gentrace.studies.open_study({str(out)!r}).failures(); "
+                "--retry-failed tries them again"
+            )
+
+
+@study.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--batches", default=2, show_default=True, type=click.IntRange(min=0), help="Batches to compute again.")
+@click.option("--audit-batches", is_flag=True, help="Also run prompts alone, and say what batching changed.")
+@click.option("--sample", default=8, show_default=True, type=click.IntRange(min=1), help="With --audit-batches.")
+@click.option("--seed", type=int, help="Of the random choice.")
+@DEVICE
+def verify(folder: Path, batches: int, audit_batches: bool, sample: int, seed: int | None, device: str | None) -> None:
+    """Check the sums of a study's FOLDER, and compute random batches of it again."""
+    with clear_errors():
+        from gentrace.studies import verify as checks
+
+        found = checks.verify_study(folder, batches=batches, seed=seed, device=device, say=_say)
+        click.echo(
+            f"{found.identical} of {found.rows} rows are identical; the largest difference is {found.largest:.1e}"
+        )
+        for line in [*found.damaged, *map(str, found.differences[:10])]:
+            click.echo(line, err=True)
+        if audit_batches:
+            audited = checks.audit_batches(folder, sample=sample, seed=seed, device=device, say=_say)
+            for one in audited:
+                changed = (
+                    "the same text"
+                    if one.first is None
+                    else f"another text from new token {one.first} of {one.tokens} on"
+                )
+                apart = f"logprobs differ by {one.largest:.1e}"
+                click.echo(f"prompt {one.prompt_id} without its {one.mates} mates: {changed}, {apart}")
+            others = sum(one.first is not None for one in audited)
+            click.echo(f"batching changed {others} of {len(audited)} texts")
+        if not found.ok:
+            raise click.ClickException(
+                f"{len(found.damaged)} files are damaged, {len(found.differences)} entries differ"
+            )
+
+
+@contextlib.contextmanager
+def clear_errors() -> Generator[None]:
+    """Turn what a user can cause into a message; a specification's problems keep a line each."""
+    try:
+        yield
+    except GentraceError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise click.ClickException(f"{error.strerror or error}{where}") from error
+    except KeyboardInterrupt:
+        raise click.ClickException("stopped; the same command goes on") from None
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

@@ -1,0 +1,205 @@
+"""The columns of a study's tables, and how traces become rows.
+
+Every table begins with the same columns, which say which generation a row belongs to, so that any of them can be
+filtered and compared alone. A measure's column is there in every part in which at least one generation has it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from gentrace.studies.measuring import Measured
+from gentrace.trace.trace import Trace
+
+KINDS = ("generations", "tokens", "heads", "failures")
+"""The tables, one folder of parts each."""
+WHOSE = {
+    "generation": pa.string(),
+    "model": pa.string(),
+    "decoding": pa.string(),
+    "seed": pa.int64(),
+    "prompt_id": pa.string(),
+}
+"""Columns that say which generation a row belongs to; factors follow them."""
+OWN: dict[str, dict[str, pa.DataType]] = {
+    "generations": {
+        "prompt_tokens": pa.int32(),
+        "new_tokens": pa.int32(),
+        "finish": pa.string(),
+        "alone": pa.bool_(),
+        "logprob": pa.float64(),
+        "fidelity": pa.float64(),
+        "completion": pa.string(),
+        "trace": pa.bool_(),
+    },
+    "tokens": {
+        "position": pa.int32(),
+        "id": pa.int64(),
+        "text": pa.string(),
+        "generated": pa.bool_(),
+        "logprob": pa.float32(),
+        "sampled_logprob": pa.float32(),
+        "entropy": pa.float32(),
+        "rank": pa.int32(),
+    },
+    "heads": {"layer": pa.int32(), "head": pa.int32()},
+    "failures": {"prompt": pa.string(), "stage": pa.string(), "error": pa.string(), "try": pa.int32()},
+}
+"""Each table's own columns, beside measures."""
+EXTRA = ("number", "prompt", "refused", "batch")
+"""Columns that are added when a study is read."""
+RESERVED = frozenset({*WHOSE, *EXTRA, *(column for columns in OWN.values() for column in columns)})
+"""Names that no factor and no measure may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """The generation that rows belong to."""
+
+    generation: str
+    model: str
+    decoding: str
+    seed: int
+    prompt_id: str
+    factors: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that did not work, of one generation."""
+
+    whose: Whose
+    prompt: str
+    """The prompt's text."""
+    stage: str
+    """"generate", or "measure NAME"."""
+    error: str
+    """The exception's type and message."""
+    attempt: int
+    """Which try it was, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One generation that is done, ready to become rows."""
+
+    whose: Whose
+    trace: Trace
+    measured: Sequence[Measured]
+    finish: str
+    """"stop" if the model ended the text, "length" if it was cut off."""
+    alone: bool
+    """Whether it was generated without the rest of its batch, because the batch as a whole had failed."""
+    kept: bool
+    """Whether its trace is kept."""
+
+
+@dataclass(slots=True)
+class Columns:
+    """Columns that grow row by row; what a row does not have is null."""
+
+    types: dict[str, pa.DataType]
+    rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def add(self, row: dict[str, Any], measures: Mapping[str, Any], kind: pa.DataType) -> None:
+        """Add a row, whose measures may bring columns of their own."""
+        for name in measures:
+            self.types.setdefault(name, kind)
+        self.rows.append({**row, **measures})
+
+    def table(self) -> pa.Table:
+        """All of them, as they were added."""
+        return pa.table(
+            {name: pa.array([row.get(name) for row in self.rows], kind) for name, kind in self.types.items()},
+            schema=pa.schema(list(self.types.items())),
+        )
+
+
+def schema_of(table: str, factors: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """The columns that a table has in every study with these factors."""
+    return {**WHOSE, **factors, **OWN[table]}
+
+
+def make_tables(
+    finished: Sequence[Finished], failures: Sequence[Failure], factors: Mapping[str, pa.DataType]
+) -> dict[str, pa.Table]:
+    """A batch's rows.
+
+    Args:
+        finished: What is done, in the batch's order.
+        failures: What is not.
+        factors: Columns for the prompts' factors.
+
+    Returns:
+        A table of each of `KINDS`.
+    """
+    made = {kind: Columns(schema_of(kind, factors)) for kind in KINDS}
+    for one in finished:
+        _add_generation(made["generations"], one)
+        _add_tokens(made["tokens"], one)
+        _add_heads(made["heads"], one)
+    for failure in failures:
+        own = {"prompt": failure.prompt, "stage": failure.stage, "error": failure.error, "try": failure.attempt}
+        made["failures"].add(_begin(failure.whose) | own, {}, pa.float64())
+    return {kind: columns.table() for kind, columns in made.items()}
+
+
+def _begin(whose: Whose) -> dict[str, Any]:
+    return {**{name: getattr(whose, name) for name in WHOSE}, **whose.factors}
+
+
+def _add_generation(columns: Columns, one: Finished) -> None:
+    tokens = one.trace.tokens
+    start = tokens.prompt_length
+    error = one.trace.fidelity.error
+    row = {
+        "prompt_tokens": start,
+        "new_tokens": len(tokens) - start,
+        "finish": one.finish,
+        "alone": one.alone,
+        "logprob": float(tokens.logprobs[start:].double().sum()),
+        "fidelity": None if error != error else error,
+        "completion": "".join(tokens.texts[start:]),
+        "trace": one.kept,
+    }
+    scalars = {measured.column: measured.scalar for measured in one.measured if measured.scalar is not None}
+    columns.add(_begin(one.whose) | row, scalars, pa.float64())
+
+
+def _add_tokens(columns: Columns, one: Finished) -> None:
+    tokens, begin = one.trace.tokens, _begin(one.whose)
+    texts = {
+        name: getattr(tokens, name).tolist() for name in ("ids", "logprobs", "sampled_logprobs", "entropy", "rank")
+    }
+    by_position = {measured.column: measured.positions for measured in one.measured if measured.positions is not None}
+    for position, text in enumerate(tokens.texts):
+        row = {
+            "position": position,
+            "id": texts["ids"][position],
+            "text": text,
+            "generated": position >= tokens.prompt_length,
+            "logprob": texts["logprobs"][position],
+            "sampled_logprob": texts["sampled_logprobs"][position],
+            "entropy": texts["entropy"][position],
+            "rank": texts["rank"][position],
+        }
+        measures = {name: values.get(position) for name, values in by_position.items()}
+        columns.add(begin | row, measures, pa.float64())
+
+
+def _add_heads(columns: Columns, one: Finished) -> None:
+    begin = _begin(one.whose)
+    own = [info for info in one.trace.layers if info.kind == "self"]
+    means = {measured.column: measured.heads for measured in one.measured if measured.heads is not None}
+    steps = {f"{measured.column}.steps": measured.steps for measured in one.measured if measured.steps is not None}
+    for name in steps:
+        columns.types.setdefault(name, pa.list_(pa.float32()))
+    for info in own:
+        for head in range(info.heads):
+            place = info.index, head
+            row = {"layer": info.index, "head": head}
+            measures = {name: values.get(place) for name, values in means.items()}
+            series = {name: values.get(place) for name, values in steps.items()}
+            columns.add(begin | row | series, measures, pa.float64())
