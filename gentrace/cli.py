@@ -1,4 +1,4 @@
-"""The command line: ``gentrace run``, ``gentrace demo`` and ``gentrace info``.
+"""The command line: ``gentrace run``, ``demo``, ``view``, ``study`` and ``info``.
 
 Bad input ends in one line and a non-zero exit code. A finished trace is never lost: it is written before its page, and
 somewhere else if the place that was asked for fails.
@@ -18,6 +18,7 @@ import click
 
 import gentrace
 from gentrace.errors import GentraceError
+from gentrace.studies.commands import study
 
 if TYPE_CHECKING:
     from gentrace.trace.trace import Trace
@@ -114,6 +115,28 @@ def demo(prompt: str, out: Path, open_page: bool, **options: Any) -> None:
         deliver(trace, None, out, [layer.index for layer in trace.layers])
     if open_page:
         webbrowser.open(out.resolve().as_uri())
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("gentrace.html"), show_default=True
+)
+@click.option("--layers", help="Layers to show whole, such as 0,5-7.")
+@click.option("--open/--no-open", "open_page", default=True, help="Open the page in a browser.")
+def view(paths: tuple[Path, ...], out: Path, layers: str | None, open_page: bool) -> None:
+    """Make one page out of saved traces, to explore offline."""
+    with one_line_errors():
+        shown = parse_layers("--layers", layers)
+        check_writable(out)
+        traces = {path.stem: gentrace.load(path) for path in paths}
+        gentrace.explore(traces, out, layers=shown)
+    click.echo(out.resolve())
+    if open_page:
+        webbrowser.open(out.resolve().as_uri())
+
+
+main.add_command(study)
 
 
 @main.command()

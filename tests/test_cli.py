@@ -41,6 +41,20 @@ def test_run_writes_a_trace_and_its_page(tmp_path: Path) -> None:
     assert "largest relative error" in shown
 
 
+def test_view_makes_one_page_of_several_traces(tmp_path: Path) -> None:
+    paths = []
+    for name in ("one", "two"):
+        paths.append(tmp_path / f"{name}.safetensors")
+        result = call("run", "--prompt", PROMPT, "--max-new-tokens", 4, "--layers", "0,1", "--out", paths[-1])
+        assert result.exit_code == 0, result.output
+    page = tmp_path / "page.html"
+    result = call("view", *paths, "--out", page, "--no-open")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(page.resolve())
+    assert page.stat().st_size > 20_000
+    fails(call("view", paths[0], "--layers", "7", "--out", page, "--no-open"), "layer 7")
+
+
 def test_a_completion_is_read_and_not_generated(tmp_path: Path) -> None:
     written, out = tmp_path / "completion.txt", tmp_path / "trace.safetensors"
     written.write_text(" They went to the park.", encoding="utf-8")

@@ -21,7 +21,7 @@ BELOW = {
     "explorer": {"errors", "axes", "stitch", "trace", "views"},
     "demo": {"errors"},
     "studies": {"errors", "axes", "stitch", "trace", "capture", "analysis", "demo"},
-    "cli": {"errors", "axes", "stitch", "trace", "capture", "analysis", "views", "explorer", "demo"},
+    "cli": {"errors", "axes", "stitch", "trace", "capture", "analysis", "views", "explorer", "demo", "studies"},
     "__main__": {"cli"},
 }
 
