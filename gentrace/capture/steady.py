@@ -209,8 +209,10 @@ def settle_into(step: Step, generation: Generation, sites: Sites, settings: Sett
         settings: What to keep.
     """
     cache = step.cache
-    if generation.beams is not None or generation.drafts or not generation.prepared:
+    if generation.beams is not None or generation.drafts or not generation.prepared or not generation.tries:
         return None
+    # A generation that leaves the path again and again is cheaper off it.
+    generation.tries -= 1
     if not isinstance(cache, Cache) or isinstance(cache, EncoderDecoderCache) or getattr(cache, "offloading", False):
         return None
     if step.ids is None or step.run.encoder is not None or step.attended_twice():
@@ -232,7 +234,7 @@ def _entry(step: Step, site: Site, call: VectorCall, caches: Caches, rules: dict
         return None
     if options.get("position_bias") is not None or options.get("dropout") or layer.known != step.run.stop:
         return None
-    if call.query.shape[2] != 1 or not (call.mask is None or isinstance(call.mask, Tensor)):
+    if call.query.shape[2] != 1 or not (call.mask is None or (isinstance(call.mask, Tensor) and call.mask.dim() == 4)):
         return None
     placed, followed = layer.fragments[-1], caches.follow(call.key)
     if followed is None or placed.mask.bias is not None or placed.mask.dense is not None:

@@ -293,7 +293,9 @@ class Step:
             landing = self._landing(site, keys)
             if flash:
                 # Flash kernels align causality to the last key and are given padding, if any, as [batch, key].
-                placed = Placed(landing, unmasked(landing, causal=causal, window=window, device=device))
+                first = None if mask is None else landing.key_start + mask[:, : landing.keys].ne(0).int().argmax(-1)
+                visible = unmasked(landing, causal=causal, window=window, device=device, first=first)
+                placed = Placed(landing, visible)
             elif mask is None:
                 # Eager attention does what its mask says; the others are causal by themselves when they get none.
                 is_causal = kernel != "eager" and causal and self.queries > 1

@@ -162,6 +162,7 @@ def unmasked(
     window: int | None = None,
     aligned_left: bool = False,
     device: torch.device | None = None,
+    first: Tensor | None = None,
 ) -> FragmentMask:
     """The mask of a kernel that was given none.
 
@@ -171,6 +172,8 @@ def unmasked(
         window: Newest keys that the kernel itself lets a row see.
         aligned_left: Whether a causal kernel aligns its triangle to the first key instead of to the last.
         device: Where to keep the edges.
+        first: ``[batch]`` position of each sequence's first token, if columns before it are padding that the kernel
+            leaves out; rows there see nothing.
     """
     position = torch.arange(landing.query_start, landing.query_stop, device=device)
     stop = torch.full_like(position, landing.key_stop)
@@ -179,6 +182,9 @@ def unmasked(
     start = torch.full_like(position, landing.key_start)
     if window is not None:
         start = torch.maximum(start, position - window + 1)
+    if first is not None:
+        start, stop = torch.maximum(start, first[:, None]), stop[None].expand(len(first), -1)
+        return FragmentMask(torch.minimum(start, stop), stop, None, None)
     return FragmentMask(start[None], stop[None], None, None)
 
 

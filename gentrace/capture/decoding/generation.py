@@ -60,6 +60,8 @@ class Generation:
         """[batch] per step: whether each sequence has ended."""
         self.lane: Any = None
         """The steady path that its steps take, once there is one."""
+        self.tries = 8
+        """How often a steady path may still be begun."""
         self.run: Run | None = None
         """Where it is recorded, once its first forward has begun."""
         self.prompt_stop: int | None = None
