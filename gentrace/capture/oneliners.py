@@ -36,7 +36,7 @@ def generate(model: Any, tokenizer: Any, prompt: str | list[str], **options: Any
     return traces[0] if isinstance(prompt, str) and len(traces) == 1 else traces
 
 
-RECORDING_OPTIONS = frozenset({"layers", "values", "top_k", "max_bytes", "spill_dir", "verify"})
+RECORDING_OPTIONS = frozenset({"layers", "values", "top_k", "max_bytes", "spill_dir", "verify", "disk_full"})
 
 
 def encode(tokenizer: Any, texts: list[str], model: Any) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from transformers import (
 import gentrace
 from gentrace.capture.steady import Lane
 from tests.capture.test_generation import check, own_text, padded
-from tests.models import COMMON, configs, prompt, tiny
+from tests.models import COMMON, SDPA_TYPES, configs, prompt, tiny
 
 LONG = COMMON | {"max_position_embeddings": 512}
 EXPECTED = {
@@ -55,14 +55,17 @@ def write(model: PreTrainedModel, ids: Tensor, mask: Tensor, new: int, **options
     return recorder.traces, sequences
 
 
-@pytest.mark.parametrize(("cache", "name"), sorted(EXPECTED))
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("cache", "name", "kernel"),
+    [
+        (*what, kernel)
+        for what in sorted(EXPECTED)
+        for kernel in ("sdpa", "eager")
+        if what[1] in SDPA_TYPES or kernel == "eager"
+    ],
+)
 def test_types_take_it(name: str, kernel: str, cache: str, steps: Counter[str]) -> None:
-    model = AutoModelForCausalLM.from_config(configs()[name], attn_implementation="eager").eval()
-    if kernel == "sdpa":
-        if name == "gpt_oss":
-            pytest.skip("the type has no sdpa")
-        model.set_attn_implementation("sdpa")
+    model = AutoModelForCausalLM.from_config(configs()[name], attn_implementation=kernel).eval()
     ids, mask = padded([5, 3])
     options = {} if cache == "dynamic" else {"cache_implementation": "static", "disable_compile": True}
     traces, sequences = write(model, ids, mask, 12, **options)
