@@ -51,8 +51,10 @@ class SteadyPath:
         lane = thread.lane
         if lane is not None:
             if module is not lane.module:
-                lane.inner.append(module)
-                return True
+                if lane.enters(module):
+                    return True
+                self._take_over(lane)
+                return False
             # The forward before never ended, as Ctrl-C leaves it behind.
             self._leave(lane)
         generation = thread.generation
@@ -70,15 +72,9 @@ class SteadyPath:
         lane = self._thread.lane
         if lane is None:
             return False
-        if lane.take(module, query, key, value, mask, output):
+        if lane.aside or lane.take(module, query, key, value, mask, output):
             return True
-        # The rest of this forward goes the full path.
-        inner, inputs = lane.inner, lane.inputs
-        self._leave(lane)
-        thread = self._thread
-        thread.given, thread.aside = dict(inputs), False
-        thread.stack = [(lane.module, "step"), *((part, "inner") for part in inner)]
-        self._begin_step(lane.module, thread.given, lane.fed)
+        self._take_over(lane)
         return False
 
     def continued(self, module: nn.Module, output: Any) -> bool:
@@ -87,12 +83,21 @@ class SteadyPath:
         if lane is None:
             return False
         if module is not lane.module:
-            lane.inner.pop()
+            lane.leaves()
             return True
         self._thread.lane = None
         if output is None or not lane.ends(output):
             self._leave(lane)
         return True
+
+    def _take_over(self, lane: Lane) -> None:
+        """Let the rest of the forward that is going on take the full path."""
+        inner, inputs = list(lane.inner), lane.inputs
+        self._leave(lane)
+        thread = self._thread
+        thread.given, thread.aside = dict(inputs), any(role == "aside" for _, role in inner)
+        thread.stack = [(lane.module, "step"), *inner]
+        self._begin_step(lane.module, thread.given, lane.fed)
 
     def _leave(self, lane: Lane) -> None:
         thread = self._thread

@@ -68,12 +68,15 @@ class Lane:
             entries: By the ids of attention modules; None for layers that are not wanted.
         """
         self.module = step.module
-        self.inner: list[nn.Module] = []
-        """Models inside whose forwards are going on."""
+        self.inner: list[tuple[nn.Module, str]] = []
+        """Models inside whose forwards are going on, and what they are to the recording."""
+        self.aside = 0
+        """How many of them are none of the text's."""
         self.inputs: Mapping[str, Any] = {}
         """Arguments of the newest forward."""
         self.fed = step.run.stop
         """Position that the newest forward feeds."""
+        self._roles = step.roles
         self._run = step.run
         self._generation = generation
         self._settings = settings
@@ -114,10 +117,26 @@ class Lane:
             self._rolling.follow(ids, given, sampled=bool(scores))
         self._ids.append(ids)
         self.inputs = inputs
+        self.inner.clear()
+        self.aside = 0
         self._taken = 0
         if self._settings.verify and self._wanted and not (run.forwards + 1) % CHECK_EVERY:
             self._checked = self._wanted[(run.forwards + 1) // CHECK_EVERY % len(self._wanted)]
         return True
+
+    def enters(self, module: nn.Module) -> bool:
+        """A forward of a model inside begins; says whether that happened before."""
+        role = "aside" if self.aside else self._roles.get(id(module))
+        if role is None:
+            return False
+        self.inner.append((module, role))
+        self.aside += role == "aside"
+        return True
+
+    def leaves(self) -> None:
+        """It ended."""
+        _, role = self.inner.pop()
+        self.aside -= role == "aside"
 
     def take(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, output: Tensor) -> bool:
         """Take one attention's row; says whether it goes on as before."""

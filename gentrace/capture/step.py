@@ -57,6 +57,8 @@ class Step:
         self.cache_grows = False
         self.calls: list[tuple[Site, VectorCall]] = []
         """Attentions of single rows, to be recorded when the forward has ended."""
+        self.roles: dict[int, str] = {}
+        """What the models inside, by their ids, are to the recording."""
         self.decoded: list[tuple[Site, VectorCall]] = []
         """Those of a forward that has."""
         self.all_rows = True

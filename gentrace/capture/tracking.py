@@ -67,6 +67,8 @@ class Tracker(SteadyPath):
         if not thread.stack:
             thread.given = inputs
         thread.stack.append((module, role))
+        if thread.step is not None:
+            thread.step.roles[id(module)] = role
         thread.aside = thread.aside or role == "aside"
         if role == "encoder":
             thread.encoder_step = self._encoders.begin(module, inputs)
