@@ -9,6 +9,7 @@ costs by itself, and what each layer adds to it. Counts do not depend on the mac
 import argparse
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import gentrace
 
 FEW, MANY, SHORT = 2, 12, 8
+PACKAGE = str(Path(gentrace.__file__).parent)
 
 
 class Operations(TorchDispatchMode):
@@ -76,7 +78,7 @@ def calls(layers: int, new: int) -> Counter[str]:
     counted: Counter[str] = Counter()
 
     def profile(frame: Any, event: str, _: object) -> None:
-        if event == "call" and "/gentrace/" in frame.f_code.co_filename:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
             counted[frame.f_code.co_qualname] += 1
 
     sys.setprofile(profile)
