@@ -61,7 +61,7 @@ def keep_heads(trace: Trace, heads: Sequence[tuple[int, int]]) -> Trace:
 
 
 def _vectors(trace: Trace, info: LayerInfo, heads: list[int]) -> dict[str, Tensor]:
-    prefix = f"layers.{info.index}.{info.kind}."
+    prefix = info.tensor("")
     shared = [head * info.kv_heads // info.heads for head in heads]
     found: dict[str, Tensor] = {}
     for name in trace.store.names():

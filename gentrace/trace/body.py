@@ -238,10 +238,9 @@ def expected_names(trace: Trace) -> set[str]:
     names |= {"segments"} & set(trace.store.names())
     names |= {f"masks.{mask}.{part}" for mask in trace.masks.values() for part in ("start", "stop", "rows", "bits")}
     for info in trace.layers:
-        prefix = f"layers.{info.index}.{info.kind}"
-        scores_only = f"{prefix}.scores" in set(trace.store.names())
-        names |= {f"{prefix}.scores"} if scores_only else {f"{prefix}.queries", f"{prefix}.keys"}
-        names |= {f"{prefix}.{extra}" for extra in ("values", "bias")} & set(trace.store.names())
+        scores_only = info.tensor("scores") in set(trace.store.names())
+        names |= {info.tensor("scores")} if scores_only else {info.tensor("queries"), info.tensor("keys")}
+        names |= {info.tensor(extra) for extra in ("values", "bias")} & set(trace.store.names())
     return names
 
 
@@ -249,13 +248,12 @@ def _wrong_shapes(trace: Trace) -> list[str]:
     """Tensors whose shapes contradict the header, so that no later read can go out of bounds."""
     expected: dict[str, tuple[int, ...]] = {}
     for info in trace.layers:
-        prefix = f"layers.{info.index}.{info.kind}"
         queries, keys = trace.counts(info)
-        if f"{prefix}.scores" in set(trace.store.names()):
-            expected[f"{prefix}.scores"] = (info.heads, queries, keys)
+        if info.tensor("scores") in set(trace.store.names()):
+            expected[info.tensor("scores")] = (info.heads, queries, keys)
         else:
-            expected[f"{prefix}.queries"] = (info.heads, queries, info.head_dim)
-            expected[f"{prefix}.keys"] = (info.kv_heads, keys, info.head_dim)
+            expected[info.tensor("queries")] = (info.heads, queries, info.head_dim)
+            expected[info.tensor("keys")] = (info.kv_heads, keys, info.head_dim)
         mask = trace.masks[info.index, info.kind]
         expected |= {f"masks.{mask}.{part}": (queries,) for part in ("start", "stop")}
     return [name for name, shape in expected.items() if trace.store.shape(name) != shape]

@@ -39,14 +39,9 @@ class Overview:
     """The same of columns."""
 
 
-def name_of(info: LayerInfo, what: str) -> str:
-    """What a layer's tensor is called in the store."""
-    return f"layers.{info.index}.{info.kind}.{what}"
-
-
 def has(trace: "Trace", info: LayerInfo, what: str) -> bool:
     """Whether the store holds a tensor of a layer."""
-    return name_of(info, what) in set(trace.store.names())
+    return info.tensor(what) in set(trace.store.names())
 
 
 def window(
@@ -102,13 +97,13 @@ def terms(trace: "Trace", info: LayerInfo, head: int, query: int) -> ScoreTerms:
             f"reading row {query} of layer {info.index}", f"the trace has rows 0 … {count - 1}", "choose one of them"
         )
     if has(trace, info, "scores"):
-        return _terms_of_scores(info, trace.store.slab(name_of(info, "scores"), head)[query].float())
+        return _terms_of_scores(info, trace.store.slab(info.tensor("scores"), head)[query].float())
     row = slice(query, query + 1)
-    keys = trace.store.slab(name_of(info, "keys"), _kv_head(info, head))[None]
+    keys = trace.store.slab(info.tensor("keys"), _kv_head(info, head))[None]
     bias = _bias(trace, info, head)
     bias_row = None if bias is None else bias[:, row].float()
     visible = visible_keys(trace, info).dense(keys.shape[1], row)
-    rule, queries = _rule(info, head), trace.store.slab(name_of(info, "queries"), head)[None, row]
+    rule, queries = _rule(info, head), trace.store.slab(info.tensor("queries"), head)[None, row]
     score = scores_from(queries, keys, visible, rule, bias_row)
     return ScoreTerms(
         dot=dot_products(queries, keys)[0, 0],
@@ -169,7 +164,7 @@ def _differ_by_head(trace: "Trace", info: LayerInfo) -> bool:
     """Whether a layer stores something of the matrices' own size for each head, of which one is read at a time."""
     if has(trace, info, "scores"):
         return True
-    return has(trace, info, "bias") and trace.store.shape(name_of(info, "bias"))[0] > 1
+    return has(trace, info, "bias") and trace.store.shape(info.tensor("bias"))[0] > 1
 
 
 def _source(
@@ -178,12 +173,12 @@ def _source(
     """What makes the scores of one head (a first axis of 1) or of all."""
     rule = _rule(info, head)
     if head is None:
-        vectors = [trace.store.tensor(name_of(info, what)) for what in ("queries", "keys")]
+        vectors = [trace.store.tensor(info.tensor(what)) for what in ("queries", "keys")]
     elif has(trace, info, "scores"):
-        return StoredSource(trace.store.slab(name_of(info, "scores"), head)[None], rule.sinks, device)
+        return StoredSource(trace.store.slab(info.tensor("scores"), head)[None], rule.sinks, device)
     else:
         vectors = [
-            trace.store.slab(name_of(info, what), place)[None]
+            trace.store.slab(info.tensor(what), place)[None]
             for what, place in (("queries", head), ("keys", _kv_head(info, head)))
         ]
     return VectorSource(vectors[0], vectors[1], visible, rule, _bias(trace, info, head), device)
@@ -197,8 +192,8 @@ def _bias(trace: "Trace", info: LayerInfo, head: int | None) -> Tensor | None:
     """``[1, query, key]`` what is added to the scores of a head, or of all heads if they share it; None for nothing."""
     if not has(trace, info, "bias"):
         return None
-    shared = trace.store.shape(name_of(info, "bias"))[0] == 1
-    return trace.store.slab(name_of(info, "bias"), 0 if shared or head is None else head)[None]
+    shared = trace.store.shape(info.tensor("bias"))[0] == 1
+    return trace.store.slab(info.tensor("bias"), 0 if shared or head is None else head)[None]
 
 
 def _rule(info: LayerInfo, head: int | None) -> ScoreRule:

@@ -65,10 +65,10 @@ def to_activation_cache(trace: "Trace", *, rotary: bool = True) -> "ActivationCa
     cached: dict[str, Tensor] = {}
     for info in layers:
         prefix = f"blocks.{info.index}.attn."
-        if f"layers.{info.index}.self.queries" in stored:
+        if info.tensor("queries") in stored:
             cached[prefix + query_name] = rearrange(trace.queries(info.index), "head query dim -> 1 query head dim")
             cached[prefix + key_name] = rearrange(trace.keys(info.index), "kv_head key dim -> 1 key kv_head dim")
-        if f"layers.{info.index}.self.values" in stored:
+        if info.tensor("values") in stored:
             cached[prefix + "hook_v"] = rearrange(trace.values(info.index), "kv_head key dim -> 1 key kv_head dim")
         cached[prefix + "hook_attn_scores"] = trace.scores(info.index)[None]
         cached[prefix + "hook_pattern"] = trace.attention(info.index)[None]

@@ -200,7 +200,7 @@ class Trace:
             raise AttentionUnavailable(
                 f"reading the values of layer {layer}", "they were not recorded", "record with values=True"
             )
-        return self.store.tensor(derive.name_of(info, "values"))
+        return self.store.tensor(info.tensor("values"))
 
     def score_terms(self, layer: int, head: int, query: int, *, kind: Kind = "self") -> ScoreTerms:
         """One query row of one head, term by term.
@@ -303,4 +303,4 @@ class Trace:
                 f"{info.name} computes attention by itself, and only the scores that entered its softmax were seen",
                 "use scores() or attention()",
             )
-        return self.store.tensor(derive.name_of(info, what))
+        return self.store.tensor(info.tensor(what))

@@ -207,8 +207,8 @@ def read_neuron(
     if bool(terms.dot.isnan().all()) or not bool(terms.visible.any()):
         raise ViewError(attempted, "the row was never seen, or sees nothing", "choose another query")
     kv_head = head * info.kv_heads // info.heads
-    vector = trace.store.slab(derive.name_of(info, "queries"), head)[query].float()
-    matrix = trace.store.slab(derive.name_of(info, "keys"), kv_head)[shown.start : shown.stop].float()
+    vector = trace.store.slab(info.tensor("queries"), head)[query].float()
+    matrix = trace.store.slab(info.tensor("keys"), kv_head)[shown.start : shown.stop].float()
     after, before = Vectors(vector, matrix), None
     if rotary is not None:
         unrotated = rotary.unrotate(vector[None], torch.tensor([query]))[0]
