@@ -90,14 +90,11 @@ def _freeze(parts: _Parts, share: Share) -> Trace:
     for columns in parts.layers:
         info, (queries, keys) = columns.layer.info, _axes(columns.layer.info.kind, share)
         used[info.index, info.kind] = columns.mask.number
-        prefix = f"layers.{info.index}.{info.kind}"
-        sinks = None
         if isinstance(columns.layer, VectorLayer):
-            tensors |= _vectors(columns, columns.layer, prefix, queries, keys)
-            sinks = columns.layer.sinks
+            tensors |= _vectors(columns, columns.layer, queries, keys)
         elif isinstance(columns.layer, ScoreLayer):
-            tensors[f"{prefix}.scores"] = assemble(columns.layer.scores, queries, keys, -torch.inf)
-        infos.append(replace(info, sinks=None if sinks is None else tuple(sinks.float().tolist())))
+            tensors[info.tensor("scores")] = assemble(columns.layer.scores, queries, keys, -torch.inf)
+        infos.append(columns.layer.described())
         name = f"masks.{columns.mask.number}"
         if f"{name}.start" not in tensors:
             visible = columns.mask.of(queries, keys)
@@ -139,16 +136,16 @@ def _axes(kind: Kind, share: Share) -> tuple[Share, Share]:
     return (share.encoder if kind == "encoder" else share), share.encoder
 
 
-def _vectors(columns: _Columns, layer: VectorLayer, prefix: str, queries: Share, keys: Share) -> dict[str, Tensor]:
-    known = columns.known[keys.rows]
+def _vectors(columns: _Columns, layer: VectorLayer, queries: Share, keys: Share) -> dict[str, Tensor]:
+    info, known = layer.info, columns.known[keys.rows]
     tensors: dict[str, Tensor] = {}
     if not isinstance(layer.queries, FileRows):
-        tensors[f"{prefix}.queries"] = _take(layer.queries, queries, columns.mask.seen[queries.rows])
-        tensors[f"{prefix}.keys"] = _take(layer.keys, _at(keys, queries, layer), known)
+        tensors[info.tensor("queries")] = _take(layer.queries, queries, columns.mask.seen[queries.rows])
+        tensors[info.tensor("keys")] = _take(layer.keys, _at(keys, queries, layer), known)
         if layer.values is not None:
-            tensors[f"{prefix}.values"] = _take(layer.values, _at(keys, queries, layer), known)
+            tensors[info.tensor("values")] = _take(layer.values, _at(keys, queries, layer), known)
     if layer.biases.blocks:
-        tensors[f"{prefix}.bias"] = assemble(layer.biases, queries, keys, 0.0)
+        tensors[info.tensor("bias")] = assemble(layer.biases, queries, keys, 0.0)
     return tensors
 
 

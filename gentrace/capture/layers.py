@@ -171,6 +171,10 @@ class LayerRun:
         """One past the last key that is known."""
         raise NotImplementedError
 
+    def described(self) -> LayerInfo:
+        """What a trace says of the layer; reading its sinks waits for the device."""
+        return self.info
+
     def settle(self) -> None:
         """Look at the values of masks that were put off."""
         for placed in self.fragments:
@@ -258,6 +262,10 @@ class VectorLayer(LayerRun):
     def keys_known(self) -> int:
         """One past the last key that is known."""
         return self.known
+
+    def described(self) -> LayerInfo:
+        """The same, with the sinks' values."""
+        return self.info if self.sinks is None else replace(self.info, sinks=tuple(self.sinks.float().tolist()))
 
     def write(self, query: Tensor, key: Tensor, value: Tensor, landing: Landing, limit: int, *, grows: bool) -> None:
         """Record a fragment of self-attention, or hold it until a few can be copied together.

@@ -9,7 +9,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from gentrace.capture.decoding.distributions import reduce_waiting
 from gentrace.capture.decoding.probabilities import Readout
 from gentrace.capture.decoding.texts import split_text
-from gentrace.capture.decoding.tokens import Readouts
+from gentrace.capture.decoding.tokens import Readouts, gather_readouts
 from gentrace.capture.descriptions import describe
 from gentrace.capture.layers import Placed, VectorLayer
 from gentrace.capture.rows import FileRows
@@ -29,7 +28,7 @@ from gentrace.errors import SpillError, UnsupportedModel
 from gentrace.trace.body import TOKEN_TENSORS, describe_start, describe_trace
 from gentrace.trace.file import load
 from gentrace.trace.growing import GrowingFile
-from gentrace.trace.info import Kind, LayerInfo, Meta
+from gentrace.trace.info import Kind, Meta
 from gentrace.trace.trace import Trace
 
 STEPS = 16
@@ -38,6 +37,17 @@ FIRST_ROOM = 1024
 """Positions to make room for where it is not known how far a run may go."""
 MORE_TEXT = 1.25
 """By how much the text has to grow before it is written again."""
+
+READOUT_FIELDS = {
+    "logprobs": "logprob",
+    "entropy": "entropy",
+    "rank": "rank",
+    "top_ids": "top_ids",
+    "top_logprobs": "top_logprobs",
+    "sampled_logprobs": "sampled_logprob",
+    "top_sampled_logprobs": "top_sampled_logprobs",
+}
+"""A trace's tensors of tokens, and what they are called in a readout."""
 
 Runs = list[list[int | None]]
 
@@ -74,7 +84,6 @@ class Spill:
         self._reduced: set[int] = set()
         """Columns of tokens whose distributions are in the files."""
         self._texts_at = 0
-        self._forwards = 0
         self._columns: list[Runs] = []
         self._meta: Meta | None = None
         self.files: list[GrowingFile] = []
@@ -83,9 +92,10 @@ class Spill:
             self.files.append(GrowingFile(_free_name(folder), room))
         self._place_tokens()
 
-    def paths(self) -> list[Path]:
-        """The files' names, one for each slot."""
-        return [file.path for file in self.files]
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to commit what was recorded since."""
+        return self._run.forwards % STEPS == 0
 
     def fail(self, error: SpillError) -> None:
         """The disk is full: stop, or let the model go on without being recorded.
@@ -108,10 +118,9 @@ class Spill:
         Raises:
             SpillError: If the disk is full and the model is to stop.
         """
-        self._forwards += 1
         if self._meta is None:
             self._meta = describe(self._run, model)
-        if self._forwards == 1 or self._forwards % STEPS == 0:
+        if self._run.forwards == 1 or self.is_due:
             self.commit()
 
     def commit(self) -> None:
@@ -172,8 +181,8 @@ class Spill:
                 file.add(f"masks.{place}.{part}", trace.store.tensor(f"masks.{number}.{part}"))
         for place, number in {number: int(numbers[where]) for where, number in own.items()}.items():
             self._rewrite_mask(file, place, number, trace, share)
-        for name, values in _token_table(trace).items():
-            _write_positions(file, f"tokens.{name}", values, share.columns)
+        for name in TOKEN_TENSORS:
+            _write_positions(file, f"tokens.{name}", getattr(trace.tokens, name), share.columns)
         file.close(body | {"columns": _runs_of_columns(share.columns)})
         return load(file.path)
 
@@ -204,17 +213,16 @@ class Spill:
         columns = sorted(self._reduced)
         if not columns or self.failure is not None:
             return None
-        names = ("logprobs", "entropy", "rank", "top_ids", "top_logprobs", "sampled_logprobs", "top_sampled_logprobs")
         where = torch.tensor(columns)
         found = {
             name: torch.stack([file.read(f"tokens.{name}", 0, columns[-1] + 1)[where] for file in self.files], 1)
-            for name in ("ids", *names)
+            for name in ("ids", *READOUT_FIELDS)
         }
         sequences = self._run.sequences
         if sequences is not None and columns[-1] == self._run.stop:
             # The last token was never fed.
             found["ids"][-1] = sequences[:, -1].cpu()
-        return Readouts(where, Readout(found["ids"], *(found[name] for name in names)))
+        return Readouts(where, Readout(found["ids"], **{field: found[name] for name, field in READOUT_FIELDS.items()}))
 
     def read_apart(self) -> dict[int, Readout]:
         """The same, column by column."""
@@ -306,47 +314,35 @@ class Spill:
 
     def _write_readouts(self) -> None:
         """Write the distributions that were reduced since, and forget them."""
-        run = self._run
-        table = run.readouts
-        self._reduced |= table.keys()
-        for position, readout in table.items():
-            columns = readout.each(lambda column: column.cpu())
-            rest = self._top_k - columns.top_ids.shape[1]
-            known = {
-                "logprobs": columns.logprob,
-                "entropy": columns.entropy,
-                "rank": columns.rank,
-                "top_ids": torch.nn.functional.pad(columns.top_ids, (0, rest), value=-1),
-                "top_logprobs": torch.nn.functional.pad(columns.top_logprobs, (0, rest), value=torch.nan),
-            }
-            sampled, top = columns.sampled_logprob, columns.top_sampled_logprobs
-            known["sampled_logprobs"] = _or_unknown(sampled, columns.logprob)
-            filled = torch.nn.functional.pad(_or_unknown(top, columns.top_logprobs), (0, rest), value=torch.nan)
-            known["top_sampled_logprobs"] = filled
-            for name, values in known.items():
-                for slot, file in enumerate(self.files):
-                    file.write(f"tokens.{name}", position, values[slot][None])
-        table.clear()
+        found = gather_readouts(self._run.readouts)
+        if found is None:
+            return
+        self._reduced.update(found.columns.tolist())
+        for name, field in READOUT_FIELDS.items():
+            values: Tensor = getattr(found.readout, field)
+            if values.dim() > 2:
+                unknown = torch.nan if values.is_floating_point() else -1
+                values = torch.nn.functional.pad(values, (0, self._top_k - values.shape[-1]), value=unknown)
+            for slot, file in enumerate(self.files):
+                _write_positions(file, f"tokens.{name}", values[:, slot], found.columns)
+        self._run.taken_apart.clear()
 
     def _describe(self) -> None:
         """Tell readers of the layers and the text so far."""
         run = self._run
         self._texts_at = max(1, run.stop)
-        infos = [_with_sinks(layer) for layer in self._spilled().values()]
+        infos = [layer.described() for layer in self._spilled().values()]
         masks: dict[tuple[int, Kind], int] = {(index, kind): n for (kind, index), n in self._masks.items()}
         assert self._meta is not None
+        text = text_columns(run, run.stop)
         for slot, file in enumerate(self.files):
-            keep = text_columns(run, run.stop)[slot]
+            keep = text[slot]
             prompt = int(keep[: run.prompt_stop].sum())
             body = describe_start(infos, masks, self._meta, prompt, self._columns[slot])
             if self._tokenizer is not None:
                 ids = file.read("tokens.ids", 0, run.stop)[keep]
                 body["tokens"]["texts"] = list(split_text(self._tokenizer, ids.tolist()))
             file.seal(body)
-
-
-def _or_unknown(values: Tensor | None, like: Tensor) -> Tensor:
-    return torch.full_like(like, torch.nan) if values is None else values
 
 
 def _free_name(folder: Path) -> Path:
@@ -371,15 +367,6 @@ def _runs_of_columns(columns: Tensor) -> Runs:
         else:
             runs.append([column, column + 1])
     return runs
-
-
-def _with_sinks(layer: VectorLayer) -> LayerInfo:
-    return layer.info if layer.sinks is None else replace(layer.info, sinks=tuple(layer.sinks.float().tolist()))
-
-
-def _token_table(trace: Trace) -> dict[str, Tensor]:
-    tokens = trace.tokens
-    return {name: getattr(tokens, name) for name in TOKEN_TENSORS}
 
 
 def _write_positions(file: GrowingFile, name: str, values: Tensor, columns: Tensor) -> None:

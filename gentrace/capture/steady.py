@@ -7,6 +7,7 @@ reads everything anew.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,32 +26,24 @@ from gentrace.capture.taps.calls import VectorCall
 from gentrace.stitch.plan import plan_landing
 from gentrace.stitch.scores import ScoreRule
 
-STEPS = 16
-"""Steps after which a recording on disk is committed."""
 CHECK_EVERY = 16
 """Steps after which one layer's newest row is recomputed; the layers take turns."""
 
 
+@dataclass(slots=True, eq=False)
 class Entry:
     """One layer on the steady path."""
 
-    __slots__ = ("copies", "followed", "keeps", "layer", "rule")
-
-    def __init__(self, layer: VectorLayer, followed: Followed, rule: MaskRule, keeps: int, *, copies: bool) -> None:
-        """Put a layer on the path.
-
-        Args:
-            layer: What was recorded of it, which follows the cache from now on.
-            followed: Where the model keeps its keys.
-            rule: What its mask has been like.
-            keeps: Rows of queries to hold before they are copied.
-            copies: Whether each is copied at once, since a compiled graph writes the next one over it.
-        """
-        self.layer = layer
-        self.followed = followed
-        self.rule = rule
-        self.keeps = keeps
-        self.copies = copies
+    layer: VectorLayer
+    """What was recorded of it, which follows the cache from now on."""
+    followed: Followed
+    """Where the model keeps its keys."""
+    rule: MaskRule
+    """What its mask has been like."""
+    keeps: int
+    """Rows of queries to hold before they are copied."""
+    copies: bool
+    """Whether each is copied at once, since a compiled graph writes the next one over it."""
 
 
 class Lane:
@@ -103,8 +96,6 @@ class Lane:
         ids = inputs.get("input_ids")
         generation = self._generation
         if ids is None or ids.shape != self._shape or inputs.get("past_key_values") is not self._cache:
-            return False
-        if generation.aside:
             return False
         run = self._run
         ids = ids.clone()
@@ -171,7 +162,7 @@ class Lane:
             self._check(self._checked)
         if self._rolling is not None:
             self._rolling.put(output.logits, self.fed)
-        if run.spill is not None and not run.forwards % STEPS:
+        if run.spill is not None and run.spill.is_due:
             if self._rolling is not None:
                 self._rolling.reduce()
             self._hand_over()
@@ -264,4 +255,4 @@ def _entry(step: Step, site: Site, call: VectorCall, caches: Caches, rules: dict
         rules[id(placed)] = MaskRule(call.mask, placed, call.kernel, call.key.shape[2])
     keeps = max(1, min(followed.holds_rows, HOLD_BYTES // call.query.nbytes))
     copies = followed.in_place and call.query.device.type == "cuda"
-    return Entry(layer, followed, rules[id(placed)], keeps, copies=copies)
+    return Entry(layer, followed, rules[id(placed)], keeps, copies)

@@ -118,17 +118,10 @@ def _add(
     sampled = scores is not None
     if generation is not None and generation.samples_raw:
         scores = None
-    reduce_when_many(run, Unread(position, logits, chosen, scores, sampled), top_k)
-
-
-def reduce_when_many(run: Run, unread: Unread, top_k: int) -> None:
-    """Have a distribution wait until there are enough of its kind to be reduced together."""
-    waiting = run.unread
-    if waiting and (waiting[0].scores is None, waiting[0].sampled) != (unread.scores is None, unread.sampled):
+    if run.unread and (run.unread[0].scores is None, run.unread[0].sampled) != (scores is None, sampled):
         reduce_waiting(run, top_k)
-        waiting = run.unread
-    waiting.append(unread)
-    if len(waiting) * unread.logits.numel() >= READ_TOGETHER:
+    run.unread.append(Unread(position, logits, chosen, scores, sampled))
+    if len(run.unread) * logits.numel() >= READ_TOGETHER:
         reduce_waiting(run, top_k)
 
 
