@@ -4,10 +4,7 @@ Token text is untrusted. It enters as JSON in which no ``<`` is left and reaches
 security policy allows one script and one style sheet, each named by its hash, and no network at all.
 """
 
-import base64
-import hashlib
 import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -20,6 +17,7 @@ from gentrace.explorer.payload import payload
 from gentrace.explorer.plan import BUDGET, Head, plan
 from gentrace.trace.trace import Trace
 from gentrace.views import theme
+from gentrace.views.inlined import policy_hash, script_json
 from gentrace.views.timeline import model_name
 
 FRAME = 780
@@ -122,16 +120,6 @@ def _named(traces: Trace | Sequence[Trace] | Mapping[str, Trace]) -> dict[str, T
     }
 
 
-def _json(value: object) -> str:
-    """JSON that can stand inside a script element: ASCII only, and nothing that could close or comment it."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _hash(text: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
-
-
 def _style() -> str:
     """The style sheet, with both themes' colours in front."""
     rules = [f":root{{--sans:{theme.SANS};--serif:{theme.SERIF};--mono:{theme.MONO};}}"]
@@ -146,7 +134,7 @@ def _style() -> str:
 def _assemble(title: str, data: object, parts: Sequence[str]) -> str:
     style, code = _style(), script()
     policy = (
-        f"default-src 'none'; script-src {_hash(code)}; style-src {_hash(style)}; img-src data:; "
+        f"default-src 'none'; script-src {policy_hash(code)}; style-src {policy_hash(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     packed = (f'<script type="application/octet-stream" id="part-{n}">{part}</script>' for n, part in enumerate(parts))
@@ -154,7 +142,7 @@ def _assemble(title: str, data: object, parts: Sequence[str]) -> str:
         policy=policy,
         title=html.escape(title),
         style=style,
-        payload=_json(data),
+        payload=script_json(data),
         parts="\n".join(packed),
         script=code,
     )

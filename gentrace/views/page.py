@@ -7,9 +7,7 @@ each named by its hash.
 """
 
 import base64
-import hashlib
 import html
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,6 +23,7 @@ from gentrace.errors import ViewBudgetError
 from gentrace.trace.info import LayerInfo
 from gentrace.trace.trace import Trace
 from gentrace.views import theme
+from gentrace.views.inlined import policy_hash, script_json
 from gentrace.views.timeline import (
     FULL_ROWS,
     LOG_FLOOR,
@@ -103,7 +102,7 @@ def replay_page(
         "initial": {"layer": chosen[0][0].index, "head": None, "what": what, "sink": sink}
     }
     heading = title or f"{line.model}: attention replay"
-    return _assemble(heading, _json(payload), _matrices(trace, pairs, shown))
+    return _assemble(heading, script_json(payload), _matrices(trace, pairs, shown))
 
 
 def _choose_layers(trace: Trace, layers: int | Sequence[int] | None) -> list[LayerInfo]:
@@ -163,12 +162,6 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
-def _json(value: object) -> str:
-    """JSON that can stand inside a script element: ASCII only, and nothing that could close or comment it."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
 def _matrices(trace: Trace, pairs: list[tuple[int, int]], rows: range) -> str:
     """All heads' row denominators (float32), then all heads' triangles (float16), in base64; little-endian."""
     denominators, codes = [], []
@@ -194,11 +187,7 @@ def _encode(one: Panel, rows: range) -> tuple[bytes, bytes]:
 def _plotly() -> tuple[str, str]:
     """Plotly's script, deflated and in base64, and its hash for the security policy."""
     source = get_plotlyjs()
-    return base64.b64encode(zlib.compress(source.encode(), 9)).decode(), _hash(source)
-
-
-def _hash(text: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+    return base64.b64encode(zlib.compress(source.encode(), 9)).decode(), policy_hash(source)
 
 
 def _asset(name: str) -> str:
@@ -219,7 +208,7 @@ def _style() -> str:
 def _assemble(title: str, payload: str, matrices: str) -> str:
     scripts = [_asset(name) for name in SCRIPTS]
     plotly, plotly_hash = _plotly()
-    hashes = " ".join([*(_hash(script) for script in scripts), plotly_hash])
+    hashes = " ".join([*(policy_hash(script) for script in scripts), plotly_hash])
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"

@@ -1,0 +1,16 @@
+"""What every page of one file needs: data that can stand inside it, and a policy that lets nothing else run."""
+
+import base64
+import hashlib
+import json
+
+
+def script_json(value: object) -> str:
+    """JSON that can stand inside a script element: ASCII only, and nothing that could close or comment it."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def policy_hash(text: str) -> str:
+    """How a security policy names a script or a style that stands in the page."""
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
