@@ -15,28 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-import torch
 from playwright.sync_api import Page, sync_playwright
 
-from gentrace.stitch.mask import VisibleKeys
-from gentrace.trace.info import Fidelity, LayerFidelity, LayerInfo, Meta
-from gentrace.trace.store import MemoryStore
-from gentrace.trace.tokens import Tokens
-from gentrace.trace.trace import Trace
-from gentrace.views import replay, replay_page
+# In place of this folder, which holds a coverage.py that other packages would take for theirs.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from gentrace.trace.trace import Trace  # noqa: E402
+from gentrace.views import replay, replay_page  # noqa: E402
+from scripts.bench_made import FLAGS, PROMPT, made_trace  # noqa: E402
 
 LIMIT_MS = 33.0
-HEADS, DIM, ALTERNATIVES, PROMPT = 4, 32, 10, 32
-TEXT = "the fox,. and a little bear found old red key in garden who likes to explore her world! Maia"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-    "--disable-gpu",
-]
+HEADS = 4
 
 # One step: call it, then let the browser compute style, layout and paint. A message posted from inside an animation
 # frame is handled after that frame's paint was recorded, so the time between covers the whole of it.
@@ -72,44 +61,6 @@ async ({rows, what}) => {
 """
 
 
-def synthetic(length: int) -> Trace:
-    """A trace of ``length + 1`` tokens with random queries and keys, an attention sink and sampled probabilities."""
-    generator = torch.Generator().manual_seed(length)
-    total = length + 1
-    queries = torch.randn(HEADS, length, DIM, generator=generator)
-    keys = torch.randn(HEADS, length, DIM, generator=generator)
-    queries[..., 0], keys[..., 0] = 4.0, 0.0
-    keys[:, 0, 0] = 6.0
-    mask = VisibleKeys.from_runs(torch.zeros(length), torch.arange(1, total))
-    tensors = {"layers.0.self.queries": queries, "layers.0.self.keys": keys}
-    tensors |= {f"masks.0.{part}": getattr(mask, part) for part in ("start", "stop", "rows", "bits")}
-    words = TEXT.split()
-    ids = torch.randint(0, len(words), (total,), generator=generator)
-    logprobs = torch.randn(total, 200, generator=generator).mul(3).log_softmax(-1).sort(-1, descending=True).values
-    top_ids = torch.arange(ALTERNATIVES).add(100).repeat(total, 1)
-    top_ids[:, 0] = ids
-    sampled = logprobs[:, :ALTERNATIVES].mul(1.4).log_softmax(-1)
-    texts = tuple(" " + words[index] for index in ids.tolist())
-    tokens = Tokens(
-        ids=ids,
-        texts=texts,
-        prompt_length=PROMPT,
-        logprobs=logprobs[:, 0],
-        sampled_logprobs=sampled[:, 0],
-        entropy=-logprobs[:, 0],
-        rank=torch.zeros(total, dtype=torch.long),
-        top_ids=top_ids,
-        top_logprobs=logprobs[:, :ALTERNATIVES],
-        top_sampled_logprobs=sampled,
-        top_texts=tuple((text, *(f" {word}" for word in words[1:ALTERNATIVES])) for text in texts),
-        kinds=("text",) * total,
-    )
-    layer = LayerInfo(0, "layers.0", "self", HEADS, HEADS, DIM, DIM**-0.5, None, None, None, "interface")
-    fidelity = Fidelity({0: LayerFidelity(0.0, (0,))}, 1e-4)
-    meta = Meta("synthetic", "0" * 64, {}, "none", "float32", {}, "2026-01-01T00:00:00+00:00")
-    return Trace((layer,), length, fidelity, meta, {(0, "self"): 0}, MemoryStore(tensors), lambda: tokens)
-
-
 def naive_figure(trace: Trace) -> go.Figure:
     """One head as a Plotly heatmap with a frame a step, each a whole matrix, beside bars; nothing else."""
     bars = go.Bar(x=trace.tokens.top_logprobs[1].exp().tolist(), orientation="h", xaxis="x2", yaxis="y2")
@@ -141,7 +92,7 @@ def bench(page: Page, folder: Path, sizes: Sequence[int], steps: int) -> float:
         "| what | tokens | step, median ms | p95 | without waiting for paint, median | p95 |\n|---|---|---|---|---|---|"
     )
     for tokens in sizes:
-        trace = synthetic(tokens)
+        trace = made_trace(tokens, 1, HEADS, 1.0)
         begin = time.perf_counter()
         texts = {"page": replay_page(trace), "figure": replay(trace, heads=0).to_html(auto_play=False)}
         built = time.perf_counter() - begin
@@ -156,7 +107,7 @@ def bench(page: Page, folder: Path, sizes: Sequence[int], steps: int) -> float:
     line, _ = row_of("go.Figure, animated", sizes[-1], measure(page, paths["figure"], some, "figure"))
     print(line, flush=True)
     paths["naive"] = folder / "naive.html"
-    paths["naive"].write_text(naive_figure(synthetic(sizes[-1])).to_html(), "utf-8")
+    paths["naive"].write_text(naive_figure(made_trace(sizes[-1], 1, HEADS, 1.0)).to_html(), "utf-8")
     line, naive = row_of("naive: a full heatmap a step", sizes[-1], measure(page, paths["naive"], some, "naive"))
     print(f"{line}\n\nThe naive animation takes {naive / worst:.1f} times as long as the page at {sizes[-1]} tokens.\n")
     print(

@@ -17,27 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from gentrace.explorer import Explorer, explore
-from gentrace.stitch.mask import VisibleKeys
-from gentrace.trace.info import Fidelity, LayerFidelity, LayerInfo, Meta
-from gentrace.trace.store import MemoryStore
-from gentrace.trace.tokens import Tokens
-from gentrace.trace.trace import Trace
+# In place of this folder, which holds a coverage.py that other packages would take for theirs.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-DIM, PROMPT, ALTERNATIVES = 32, 32, 10
-TEXT = "the fox,. and a little bear found old red key in garden who likes to explore her world! Maia"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-    "--disable-gpu",
-]
+from gentrace.explorer import Explorer, explore  # noqa: E402
+from gentrace.trace.trace import Trace  # noqa: E402
+from scripts.bench_made import FLAGS, PROMPT, made_trace  # noqa: E402
 
 # Milliseconds from the start of navigation until the frame that first shows the picture has been painted. A message
 # posted from inside an animation frame is handled after that frame's paint was recorded.
@@ -98,53 +85,6 @@ class Target:
     def __str__(self) -> str:
         verdict = "yes" if self.met else "NO"
         return f"| {self.what} | {self.measured:.2f} {self.unit} | {self.limit:g} {self.unit} | {verdict} |"
-
-
-def synthetic(length: int, layers: int, heads: int) -> Trace:
-    """A trace of ``length + 1`` tokens with random queries and keys and an attention sink, different in every layer."""
-    generator = torch.Generator().manual_seed(length)
-    total = length + 1
-    mask = VisibleKeys.from_runs(torch.zeros(length), torch.arange(1, total))
-    tensors = {f"masks.0.{part}": getattr(mask, part) for part in ("start", "stop", "rows", "bits")}
-    for layer in range(layers):
-        queries = torch.randn(heads, length, DIM, generator=generator)
-        keys = torch.randn(heads, length, DIM, generator=generator)
-        queries[..., 0], keys[..., 0] = 4.0, 0.0
-        keys[:, 0, 0] = 6.0
-        tensors[f"layers.{layer}.self.queries"], tensors[f"layers.{layer}.self.keys"] = queries * 2, keys
-    infos = tuple(
-        LayerInfo(layer, f"layers.{layer}", "self", heads, heads, DIM, DIM**-0.5, None, None, None, "interface")
-        for layer in range(layers)
-    )
-    fidelity = Fidelity({layer: LayerFidelity(0.0, (0,)) for layer in range(layers)}, 1e-4)
-    meta = Meta("synthetic", "0" * 64, {}, "none", "float32", {}, "2026-01-01T00:00:00+00:00")
-    masks = {(layer, "self"): 0 for layer in range(layers)}
-    tokens = _tokens(total, generator)
-    return Trace(infos, length, fidelity, meta, masks, MemoryStore(tensors), lambda: tokens)
-
-
-def _tokens(total: int, generator: torch.Generator) -> Tokens:
-    words = TEXT.split()
-    ids = torch.randint(0, len(words), (total,), generator=generator)
-    logprobs = torch.randn(total, 200, generator=generator).mul(3).log_softmax(-1).sort(-1, descending=True).values
-    top_ids = torch.arange(ALTERNATIVES).add(100).repeat(total, 1)
-    top_ids[:, 0] = ids
-    sampled = logprobs[:, :ALTERNATIVES].mul(1.4).log_softmax(-1)
-    texts = tuple(" " + words[index] for index in ids.tolist())
-    return Tokens(
-        ids=ids,
-        texts=texts,
-        prompt_length=PROMPT,
-        logprobs=logprobs[:, 0],
-        sampled_logprobs=sampled[:, 0],
-        entropy=-logprobs[:, 0],
-        rank=torch.zeros(total, dtype=torch.long),
-        top_ids=top_ids,
-        top_logprobs=logprobs[:, :ALTERNATIVES],
-        top_sampled_logprobs=sampled,
-        top_texts=tuple((text, *(f" {word}" for word in words[1:ALTERNATIVES])) for text in texts),
-        kinds=("text",) * total,
-    )
 
 
 def from_demo(length: int) -> Trace:
@@ -249,19 +189,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(name)
         browser = playwright.chromium.launch(executable_path=options.chromium, args=FLAGS)
         print(f"# The explorer in headless Chromium {browser.version}, 1440 × 900, software rendering\n")
-        wide = from_demo(256) if options.demo else synthetic(255, 30, 9)
+        wide = from_demo(256) if options.demo else made_trace(255, 30, 9, 2.0)
         path = built("wide", folder, lambda: explore(wide))
         page, targets = opening(browser, "30 layers × 9 heads at 256 tokens", path, 2.0, 10.0)
         page.context.close()
-        path = built("long", folder, lambda: explore(synthetic(1024, 1, 9), max_bytes=20_000_000))
+        path = built("long", folder, lambda: explore(made_trace(1024, 1, 9, 2.0), max_bytes=20_000_000))
         page, more = opening(browser, "1 layer × 9 heads at 1,024 tokens", path, 3.0)
         page.context.close()
-        path = built("both", folder, lambda: explore(synthetic(1024, 30, 9)))
+        path = built("both", folder, lambda: explore(made_trace(1024, 30, 9, 2.0)))
         page, most = opening(
             browser, "30 layers × 9 heads at 1,024 tokens, pooled but for the last layer", path, 3.0, 10.0
         )
         page.context.close()
-        path = built("quick", folder, lambda: explore(synthetic(512, 2, 9), exact=[(1, 0)]))
+        path = built("quick", folder, lambda: explore(made_trace(512, 2, 9, 2.0), exact=[(1, 0)]))
         page, _ = opening(browser, "2 layers × 9 heads at 512 tokens", path, 2.0)
         targets += [*more, *most, *interaction(page, 512, 9, 33.0)]
         if options.peer:

@@ -1,8 +1,6 @@
 """Two traces over one text or two: the numbers stand where the tokens stand."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -181,35 +179,13 @@ def test_hostile_tokens_are_escaped(dark: bool) -> None:
     assert_escaped(compare(trace, other, 0, 0, names=("<b>", "</script>"), dark=dark))
 
 
-@pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """Opens a figure; whatever the browser complains about fails the test."""
-    complaints: list[str] = []
-    pages = []
-
-    def show(figure: go.Figure, width: int) -> Any:
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        figure.write_html(tmp_path / "figure.html", include_plotlyjs=True, config={"displayModeBar": False})
-        page.goto((tmp_path / "figure.html").as_uri())
-        page.wait_for_selector(".main-svg")
-        pages.append(page)
-        return page
-
-    yield show
-    for page in pages:
-        page.close()
-    assert not complaints
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "columns"), [(1200, 3), (390, 1)])
-def test_tooltips_tell_both_tokens_and_both_numbers(opened: Any, width: int, columns: int) -> None:
+def test_tooltips_tell_both_tokens_and_both_numbers(shown: Any, width: int, columns: int) -> None:
     first, second = spoken([*"abcdef"], 3), spoken([*"abXdef"], 3)
     second = replace(random_trace(8, 3), read_tokens=lambda: made_tokens([*"abXdef"], 3), length=5)
     found = read_comparison((first, second), ((0, 0), (0, 0)))
-    page = opened(compare(first, second, 0, 0, columns=columns, names=("one", "two"), dark=columns == 1), width)
+    page = shown(compare(first, second, 0, 0, columns=columns, names=("one", "two"), dark=columns == 1), width)
     for panel, axes in enumerate(("", "3", "5")):
         left, top = page.evaluate(
             """axes => {

@@ -1,8 +1,7 @@
 """The still figures in a real browser: nothing is cut off, tooltips say what the trace says, sliders move."""
 
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import plotly.graph_objects as go
@@ -30,28 +29,6 @@ FIGURES: dict[str, Callable[[Trace], go.Figure]] = {
     "strip": lambda trace: token_strip(trace, "rank"),
     "table": lambda trace: attention_table(trace, 0, 1, 4),
 }
-
-
-@pytest.fixture
-def shown(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Opens a figure and returns its page; whatever the browser complains about fails the test."""
-    pages, complaints = [], []
-
-    def show(figure: go.Figure, width: int = 1100) -> Any:
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        path = tmp_path / f"{len(pages)}.html"
-        figure.write_html(path, include_plotlyjs=True, config={"displayModeBar": False})
-        page.goto(path.as_uri())
-        page.wait_for_selector(".main-svg")
-        pages.append(page)
-        return page
-
-    yield show
-    for page in pages:
-        page.close()
-    assert not complaints
 
 
 def point(page: Any, x: float, y: float) -> tuple[float, float]:

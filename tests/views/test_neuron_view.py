@@ -2,9 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,28 +244,6 @@ def test_hostile_tokens_are_escaped(dark: bool) -> None:
     assert_escaped(neuron_view(trace, 0, 1, 15, rotary=SHORT, dark=dark))
 
 
-@pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """Opens a figure; whatever the browser complains about fails the test."""
-    complaints: list[str] = []
-    pages = []
-
-    def show(figure: go.Figure, width: int = 1100) -> Any:
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        figure.write_html(tmp_path / "figure.html", include_plotlyjs=True, config={"displayModeBar": False})
-        page.goto((tmp_path / "figure.html").as_uri())
-        page.wait_for_selector(".main-svg")
-        pages.append(page)
-        return page
-
-    yield show
-    for page in pages:
-        page.close()
-    assert not complaints
-
-
 def ledger_of(page: Any) -> list[float]:
     texts = page.evaluate(
         """() => document.querySelector('.plotly-graph-div')._fullData.find(one => one.name === 'ledger').text"""
@@ -279,10 +255,10 @@ def ledger_of(page: Any) -> list[float]:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1100, 390])
-def test_the_slider_and_the_buttons_work_in_a_browser(opened: Any, width: int) -> None:
+def test_the_slider_and_the_buttons_work_in_a_browser(shown: Any, width: int) -> None:
     trace = causal()
     neuron = read_neuron(trace, 0, 3, 4, rotary=SHORT)
-    page = opened(neuron_view(trace, 0, 3, 4, 1, rotary=SHORT, dark=width == 390), width)
+    page = shown(neuron_view(trace, 0, 3, 4, 1, rotary=SHORT, dark=width == 390), width)
     assert ledger_of(page) == pytest.approx([line.value for line in neuron.ledger(1)], abs=1e-5)
     rail = page.query_selector(".slider-rail-touch-rect").bounding_box()
     page.mouse.click(rail["x"] + rail["width"] - 3, rail["y"] + rail["height"] / 2)
