@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import inspect
 import re
 import sys
 from collections import Counter
@@ -14,6 +15,18 @@ from transformers import GenerationMixin, PreTrainedModel
 from gentrace.capture.taps.lens import attention_names, model_of
 from gentrace.errors import UnsupportedModel
 from gentrace.trace.info import OtherLayer
+
+
+def parameters_of(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a module's forward, in order."""
+    forward: Any = module.forward
+    function = getattr(forward, "__func__", None)
+    return _parameters(forward) if function is None else _parameters(function)[1:]
+
+
+@functools.lru_cache(maxsize=64)
+def _parameters(function: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 class Anatomy:

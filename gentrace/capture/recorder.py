@@ -5,7 +5,6 @@ which tell where each forward begins and ends; the interface tap, which sees eac
 watch on ``generate``.
 """
 
-import inspect
 import sys
 import warnings
 import weakref
@@ -18,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from gentrace.capture.anatomy import Anatomy
+from gentrace.capture.anatomy import Anatomy, parameters_of
 from gentrace.capture.decoding.generation import GenerateWatch
 from gentrace.capture.fidelity import TOLERANCE
 from gentrace.capture.finish import finish
@@ -158,7 +157,7 @@ class Recorder:
         self._remember(failed=kind is not None)
         for run in self._tracker.runs:
             if not run.active:
-                self._tracker.settle(run)
+                self._tracker.put_away(run)
             if kind is None:
                 warn_of_infidelity(run)
                 if run.spill is not None and run.stop and not run.active:
@@ -213,27 +212,30 @@ class Recorder:
         self._compiled = watched
         # The models inside are hooked too: a decoder's hidden states are needed, and a user may call it directly.
         for module in self._anatomy.models():
-            names = list(inspect.signature(module.forward).parameters)
+            names = parameters_of(module)
 
             def begin(
                 module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str] = names
             ) -> None:
-                if self._told_by_compiled():
+                compiling = torch.compiler.is_compiling()
+                if compiling and watched.active:
+                    # A graph whose call is watched as a whole.
                     return
-                if not torch.compiler.is_compiling():
+                if not compiling:
                     if self._tracker.continues(module, args, kwargs):
                         return
                     if self._tracker.recover(module):
                         self._tap.close()
                 self._tracker.forward_begins(module, dict(zip(names, args, strict=False)) | kwargs)
-                if id(module) not in self._discovered and not torch.compiler.is_compiling():
+                if id(module) not in self._discovered and not compiling:
                     self._tap.enter(module)
 
             def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                if self._told_by_compiled():
+                compiling = torch.compiler.is_compiling()
+                if compiling and watched.active:
                     watched.note_output(module, output)
                     return
-                if not torch.compiler.is_compiling():
+                if not compiling:
                     if self._tracker.continued(module, output):
                         return
                     self._tap.leave(module, output is not None)
@@ -262,10 +264,6 @@ class Recorder:
             _through_registry.pop(self._model, None)
         else:
             _through_registry[self._model] = kernel
-
-    def _told_by_compiled(self) -> bool:
-        """Whether this runs inside a graph whose call is watched as a whole."""
-        return torch.compiler.is_compiling() and self._compiled is not None and self._compiled.active
 
     def _tap_found(self) -> None:
         """Watch the modules in which the functional tap found attention, from now on only those."""

@@ -5,11 +5,13 @@ all that the cache holds from its sequence's first token on. A mask that is what
 other is read like a mask that was never seen before.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gentrace.capture.fidelity import ALL, Sight, sight_of
 from gentrace.capture.kernels import place_with_mask
 from gentrace.capture.layers import Placed
 from gentrace.stitch.mask import FragmentMask
@@ -39,6 +41,9 @@ class MaskRule:
         self._first = torch.zeros(1, 1, dtype=torch.int64) if mask is None else placed.mask.start
         """[batch or 1, 1] first position that rows may see."""
         self._no_padding = mask is None
+        on_host = self._first.device.type == "cpu"
+        self._latest_start = int(self._first.max()) if on_host else math.inf
+        """The latest of these; on an accelerator, where asking would wait for it, infinite."""
         self._from = placed.landing.query_stop
         self._key_starts: list[int] = []
         self._columns = torch.arange(0)
@@ -74,13 +79,21 @@ class MaskRule:
         self.at, self.mask = fed, mask
         return True
 
-    def newest(self, device: torch.device) -> FragmentMask:
-        """The newest row's mask."""
+    def sight(self, landing: Landing, device: torch.device) -> Sight:
+        """What the newest row sees.
+
+        Args:
+            landing: Where it landed.
+            device: Where to compute.
+        """
         if self._odd is not None:
-            return self._odd.mask
+            return sight_of(landing, self._odd.mask, (self.at,), device)
         oldest = self._key_starts[-1]
-        start = torch.full((1, 1), oldest, device=device) if self._no_padding else self._first.clamp_min(oldest)
-        return FragmentMask(start, torch.full((1, 1), self.at + 1, device=device), None, None)
+        if self._latest_start <= oldest == landing.key_start:
+            return ALL
+        start = self._first.clamp_min(oldest)
+        row = FragmentMask(start, torch.full((1, 1), self.at + 1, device=start.device), None, None)
+        return sight_of(landing, row, (self.at,), device)
 
     def fragments(self, stop: int) -> list[Placed]:
         """All rows before ``stop``, in order; the same objects for every layer that has the same rows."""

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
-from gentrace.capture.decoding.distributions import reduce_waiting, resolve
+from gentrace.capture.decoding.distributions import follow
 from gentrace.capture.decoding.generation import Generation
-from gentrace.capture.decoding.rolling import Rolling
-from gentrace.capture.fidelity import check_rows, visible_rows
+from gentrace.capture.fidelity import Shown, check_rows
 from gentrace.capture.layers import HOLD_BYTES, Caches, Followed, VectorLayer
 from gentrace.capture.rules import MaskRule
 from gentrace.capture.sites import Settings, Site, Sites
@@ -26,7 +25,7 @@ from gentrace.capture.taps.calls import VectorCall
 from gentrace.stitch.plan import plan_landing
 from gentrace.stitch.scores import ScoreRule
 
-CHECK_EVERY = 16
+CHECK_EVERY = 32
 """Steps after which one layer's newest row is recomputed; the layers take turns."""
 
 
@@ -80,10 +79,10 @@ class Lane:
         self._rules = list({id(entry.rule): entry.rule for entry in self._wanted}.values())
         self._first = self.fed
         self._ids: list[Tensor] = []
-        self._rolling = None
-        if step.run.pending is not None:
-            reduce_waiting(step.run, settings.top_k)
-            self._rolling = Rolling(step.run, step.run.pending[1], settings.top_k)
+        self._predicts = step.run.pending is not None
+        self._copies = any(entry.copies for entry in self._wanted)
+        if step.run.pending is not None and self._copies:
+            step.run.pending = step.run.pending[0], step.run.pending[1].clone()
         self._taken = 0
         self._checked: Entry | None = None
         self._shown: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
@@ -100,12 +99,8 @@ class Lane:
         run = self._run
         ids = ids.clone()
         self.fed = run.stop
-        if run.pending is not None:
-            resolve(run, self.fed, ids, generation, self._settings.top_k)
-        elif self._rolling is not None:
-            scores = generation.take_scores(1)
-            given = scores[0] if scores and not generation.samples_raw else None
-            self._rolling.follow(ids, given, sampled=bool(scores))
+        if self._predicts:
+            follow(run, ids, generation, self._settings.top_k)
         self._ids.append(ids)
         self.inputs = inputs
         self.inner.clear()
@@ -160,23 +155,19 @@ class Lane:
                 entry.layer.flush(run.limit)
         if self._checked is not None:
             self._check(self._checked)
-        if self._rolling is not None:
-            self._rolling.put(output.logits, self.fed)
+        if self._predicts:
+            run.pending = self.fed, output.logits.clone() if self._copies else output.logits
         if run.spill is not None and run.spill.is_due:
-            if self._rolling is not None:
-                self._rolling.reduce()
             self._hand_over()
             run.spill.commit()
         return self._taken == len(self._wanted)
 
     def close(self) -> None:
         """Leave the path; what was held is in the run afterwards."""
-        if self._rolling is not None:
-            self._rolling.close()
         self._hand_over()
         for entry in self._wanted:
             entry.layer.followed = None
-        self._rolling, self._wanted, self._entries = None, [], {}
+        self._wanted, self._entries = [], {}
 
     def _hand_over(self) -> None:
         """Put what is held into the run."""
@@ -201,12 +192,13 @@ class Lane:
         layer.flush(self._run.limit)
         query, key, value, output = shown
         landing = plan_landing(fed=self.fed, queries=1, keys=value.shape[2], known=self.fed)
-        visible = visible_rows(landing, entry.rule.newest(query.device), (self.fed,), query.device)
+        sight = entry.rule.sight(landing, query.device)
         rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
         queries, keys = layer.recorded_queries((self.fed,)), layer.keys.between(landing.key_start, landing.key_stop)
         queries = query if queries is None else queries
         keys = key[:, :, : landing.keys] if keys is None else keys
-        layer.checks.append(check_rows(queries, keys, value, output, landing, visible, rule, (self.fed,), None))
+        shown = Shown(queries, keys, value[:, :, : landing.keys], output, sight, rule, (self.fed,))
+        layer.checks.append(check_rows(shown))
 
 
 def settle_into(step: Step, generation: Generation, sites: Sites, settings: Settings) -> Lane | None:

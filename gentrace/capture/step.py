@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gentrace.capture.fidelity import Check, check_rows, local_rows, visible_rows
+from gentrace.capture.fidelity import Shown, Sight, check_rows, check_together, local_rows, sight_of
 from gentrace.capture.kernels import begin_layer, place_with_mask
 from gentrace.capture.layers import Patches, Placed, ScoreLayer, VectorLayer, newest
 from gentrace.capture.run import Run
@@ -79,8 +79,9 @@ class Step:
         self._placed: dict[tuple[Any, ...], Placed] = {}
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self._masks: list[Any] = []
-        self._visible: dict[tuple[int, tuple[int, ...]], tuple[Placed, Tensor]] = {}
+        self._sights: dict[tuple[int, tuple[int, ...]], tuple[Placed, Sight]] = {}
         """What checked rows see, once for all layers that are shown the same."""
+        self._unchecked: list[tuple[VectorLayer, Shown]] = []
 
     def locate(self, run: Run, fed: int) -> None:
         """Record into this run, from position ``fed`` on."""
@@ -116,6 +117,13 @@ class Step:
         for site, call in self.calls:
             self._see_vectors(site, call, settings)
         self.decoded, self.calls = self.calls, []
+        groups: dict[Any, list[tuple[VectorLayer, Shown]]] = {}
+        for layer, shown in self._unchecked:
+            groups.setdefault(shown.alike, []).append((layer, shown))
+        self._unchecked = []
+        for group in groups.values():
+            for (layer, _), check in zip(group, check_together([shown for _, shown in group]), strict=True):
+                layer.checks.append(check)
 
     def attended_twice(self) -> bool:
         """Whether a module attended several times."""
@@ -169,7 +177,11 @@ class Step:
         if settings.verify and not dropout and (rows := self._rows_to_check(order)):
             layer.flush(self.run.limit)
             rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
-            layer.checks.append(self._check(layer, call, placed, rule, rows, added))
+            shown = self._shown(layer, call, placed, rule, rows, added)
+            if shown.is_small:
+                self._unchecked.append((layer, shown))
+            else:
+                layer.checks.append(check_rows(shown))
 
     def _is_cut(self, site: Site, call: VectorCall) -> bool:
         """Whether a layer that borrows its keys computes only the rows that somebody will read."""
@@ -186,7 +198,7 @@ class Step:
         finally:
             self.fed, self.queries, self._placed = whole
 
-    def _check(
+    def _shown(
         self,
         layer: VectorLayer,
         call: VectorCall,
@@ -194,7 +206,7 @@ class Step:
         rule: ScoreRule,
         rows: tuple[int, ...],
         added: Tensor | None,
-    ) -> Check:
+    ) -> Shown:
         landing = placed.landing
         skipped = call.query.shape[2] - landing.queries
         # Rows that have left their device cannot be looked at; and after a beam search has shuffled its slots, recorded
@@ -204,14 +216,22 @@ class Step:
         if placed.reading is not None and (extra := placed.reading.added()) is not None:
             added = extra if added is None else added + extra
         what = id(placed), rows
-        if what not in self._visible:
-            self._visible[what] = placed, visible_rows(landing, placed.mask, rows, keys.device)
-        values, output = call.value.detach(), call.output.detach()[:, skipped:]
-        visible = self._visible[what][1]
+        if what not in self._sights:
+            self._sights[what] = placed, sight_of(landing, placed.mask, rows, keys.device)
+        local = local_rows(landing, rows)
         queries = layer.recorded_queries(rows)
         if queries is None:
-            queries = call.query.detach()[:, :, skipped:][:, :, local_rows(landing, rows)]
-        return check_rows(queries, keys, values, output, landing, visible, rule, rows, added)
+            queries = call.query.detach()[:, :, skipped:][:, :, local]
+        return Shown(
+            queries,
+            keys,
+            call.value.detach()[:, :, : landing.keys],
+            call.output.detach()[:, skipped:][:, local],
+            self._sights[what][1],
+            rule,
+            rows,
+            None if added is None else added[:, :, local, : landing.keys],
+        )
 
     def _see_scores(self, site: Site, call: ScoreCall) -> None:
         scores = arrange_scores(call.scores, self.run.batch, self.queries)

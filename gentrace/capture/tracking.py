@@ -280,6 +280,10 @@ class Tracker(SteadyPath):
             raise CaptureError(
                 "recording a generation", "generate was called inside generate", "record the outer one alone"
             )
+        for run in self.runs:
+            # Logits that wait would add up from call to call.
+            if run.unread and not run.active:
+                reduce_waiting(run, self._settings.top_k)
         self._thread.generation = Generation()
         return self._thread.generation
 
@@ -317,12 +321,16 @@ class Tracker(SteadyPath):
                 resolve(run, offset, run.sequences, generation, self._settings.top_k, whole=True)
         run.rejected = generation.rejected
         run.pending = None
-        self.settle(run)
+        self.put_away(run)
         run.active, run.closed = False, True
 
     def settle(self, run: Run) -> None:
-        """Reduce and copy everything that was put off."""
+        """Do everything that was put off."""
         reduce_waiting(run, self._settings.top_k)
+        self.put_away(run)
+
+    def put_away(self, run: Run) -> None:
+        """Copy what lies in the model's own memory; the newest probabilities may wait until somebody reads them."""
         run.scratch = None
         for part in (run, *([] if run.encoder is None else [run.encoder])):
             part.flush()

@@ -73,7 +73,7 @@ def dot_products(
 def scores_from(
     queries: Float[Tensor, "*batch head query dim"],
     keys: Float[Tensor, "*batch kv_head key dim"],
-    visible: Bool[Tensor, "#*batch query key"],
+    visible: Bool[Tensor, "#*batch query key"] | None,
     rule: ScoreRule,
     bias: Float[Tensor, "#*batch bias_head query key"] | None = None,
 ) -> Float32[Tensor, "*batch head query key"]:
@@ -82,7 +82,7 @@ def scores_from(
     Args:
         queries: ``[head, query, dim]`` as they entered the kernel, with any leading axes.
         keys: ``[kv_head, key, dim]`` as they entered the kernel.
-        visible: ``[query, key]`` which keys each query may see.
+        visible: ``[query, key]`` which keys each query may see; None for all.
         rule: Scale, softcap and sinks.
         bias: ``[head or 1, query, key]`` position bias, if any.
 
@@ -94,7 +94,7 @@ def scores_from(
         scores = scores.div_(rule.softcap).tanh_().mul_(rule.softcap)
     if bias is not None:
         scores += bias
-    return scores.masked_fill_(~visible.unsqueeze(-3), -torch.inf)
+    return scores if visible is None else scores.masked_fill_(~visible.unsqueeze(-3), -torch.inf)
 
 
 def log_denominator(
@@ -106,9 +106,17 @@ def log_denominator(
 
 
 def weights_from(
-    scores: Float32[Tensor, "*batch head query key"], sinks: PerHead | None = None
+    scores: Float32[Tensor, "*batch head query key"], sinks: PerHead | None = None, *, all_see: bool = False
 ) -> Float32[Tensor, "*batch head query key"]:
-    """Softmax over scores; with sinks the rows sum to less than 1. A row that sees nothing is 0."""
+    """Softmax over scores; with sinks the rows sum to less than 1.
+
+    Args:
+        scores: ``[head, query, key]``, with any leading axes.
+        sinks: ``[head]`` logits of learned sinks, if the layer has them.
+        all_see: Whether every row is known to see something; else a row that sees nothing is 0.
+    """
+    if all_see and sinks is None:
+        return scores.softmax(-1)
     top = scores.amax(-1, keepdim=True)
     if sinks is None:
         weights = scores.softmax(-1)
@@ -124,10 +132,12 @@ def attend(
     scores: Float32[Tensor, "*batch head query key"],
     values: Float[Tensor, "*batch kv_head key value_dim"],
     sinks: PerHead | None = None,
+    *,
+    all_see: bool = False,
 ) -> Float32[Tensor, "*batch query head value_dim"]:
-    """softmax(scores)·v in float32: what a kernel should have returned for these rows."""
+    """softmax(scores)·v in float32: what a kernel should have returned for these rows; see `weights_from`."""
     *batch, heads, rows, columns = scores.shape
     kv_heads = values.shape[-3]
-    weights = weights_from(scores, sinks).reshape(*batch, kv_heads, heads // kv_heads * rows, columns)
+    weights = weights_from(scores, sinks, all_see=all_see).reshape(*batch, kv_heads, heads // kv_heads * rows, columns)
     mixed = weights @ values.float()
     return rearrange(mixed, "... kv_head (group query) dim -> ... query (kv_head group) dim", query=rows)

@@ -82,6 +82,24 @@ def resolve(
         generation.rejected += _rejected(run, first, logits, kept - 1, ids[:, kept - 1 - start])
 
 
+def follow(run: Run, ids: Tensor, generation: Generation, top_k: int) -> None:
+    """Line the newest logits, one row a sequence, up with the tokens that are about to be fed.
+
+    Args:
+        run: The run.
+        ids: ``[batch, 1]`` the tokens.
+        generation: The generation that they belong to.
+        top_k: Alternatives to keep.
+    """
+    if run.pending is None:
+        return
+    first, logits = run.pending
+    run.pending = None
+    scores = generation.take_scores(1)
+    chosen = ids.to(logits.device)
+    _add(run, first + 1, logits, chosen, scores[0] if scores else None, generation, top_k)
+
+
 def _rejected(run: Run, first: int, logits: Tensor, position: int, token: Tensor) -> list[Rejected]:
     """Drafts from ``position`` on, where ``token [batch]`` took the first one's place."""
     if not run.ids:
