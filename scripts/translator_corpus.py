@@ -31,7 +31,7 @@ from translator_words import (
 TENSES = ("present",) * 6 + ("past",) * 3 + ("perfect",) * 2 + tuple(MODALS)
 USUAL = ("the",) * 8 + ("a",) * 5 + ("this", "this", "my", "his", "her", "our", "two", "three")
 """Determiners as often as they are drawn."""
-LONG = 12
+LONG = 10
 """Words beyond which a sentence stands alone."""
 NOUNS_OF = {
     group: [noun for noun in NOUNS if group in ("any", *noun.groups)]
@@ -48,7 +48,7 @@ class Writer:
     def pair(self) -> Pair:
         """One sentence, or now and then two."""
         first = self._sentence()
-        if self.rng.random() > 0.2 or len(first.german) > LONG:
+        if self.rng.random() > 0.3 or len(first.german) > LONG:
             return first
         second = self._sentence()
         if len(second.german) > LONG:
@@ -120,7 +120,7 @@ class Writer:
         if group in ("living", "any") and self.rng.random() < 0.15:
             return Phrase(role, pronoun=self.rng.choice(others))
         if group == "living" and self.rng.random() < 0.15:
-            return Phrase(role, names=(self.rng.choice(NAMES),))
+            return Phrase(role, names=(self.rng.choice([name for name in NAMES if name not in subject.names]),))
         return self._noun(role, group)
 
     def _subject(self, *, short: bool = False) -> Phrase:

@@ -51,7 +51,7 @@ class Recipe:
     tokenizer_pairs: int = 20_000
     steps: int = 2300
     rows: int = 64
-    helped_share: float = 0.4
+    helped_share: float = 0.5
     """Share of the steps during which the helped head is helped."""
     matrix_rate: float = 1e-2
     vector_rate: float = 3e-3
