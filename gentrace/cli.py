@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from gentrace.trace.trace import Trace
 
 STORY = "Maia is a cute little baby who likes to explore her world!"
+OPENINGS = {"translator": "She sees the small elephant."}
 MOST_LAYERS = 10_000
-MODEL_HELP = "'story' (bundled), 'smollm2' (fetched once), or any Hugging Face name or folder."
+MODEL_HELP = "'story', 'translator' (bundled), 'smollm2' (fetched once), or any Hugging Face name or folder."
 
 
 class OneLine(click.ClickException):
@@ -62,7 +63,7 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @main.command()
-@click.option("--prompt", required=True, help="The text to continue; '-' reads it from standard input.")
+@click.option("--prompt", required=True, help="The text to continue or translate; '-' reads it from stdin.")
 @click.option("--layers", help="Layers to record, such as 0,2-5. Default: all.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the trace to this .safetensors file.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a replay page to this file.")
@@ -100,14 +101,15 @@ def run(
 
 
 @main.command()
-@click.option("--prompt", default=STORY, show_default=True, help="The beginning of the story.")
+@click.option("--prompt", help="The beginning of the story, or a sentence to translate.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("gentrace-demo.html"), show_default=True)
 @click.option("--open/--no-open", "open_page", default=True, help="Open the page in the browser (default).")
 @click.option("--sample/--greedy", default=True, help="Sample tokens (default), or take the likeliest.")
 @generation_options
-def demo(prompt: str, out: Path, open_page: bool, **options: Any) -> None:
-    """Let the bundled story model write, and replay what it looked at."""
+def demo(prompt: str | None, out: Path, open_page: bool, **options: Any) -> None:
+    """Let a bundled model write, and replay what it looked at."""
     with one_line_errors():
+        prompt = OPENINGS.get(options["model"], STORY) if prompt is None else prompt
         check_writable(out)
         if options["sample"] and not any(options[name] for name in ("temperature", "top_k", "top_p")):
             options |= {"temperature": 0.8, "top_p": 0.9}
@@ -166,7 +168,8 @@ def record_prompt(
     """Load a model, generate from the prompt or read its completion, and return the trace.
 
     Raises:
-        OneLine: If the prompt does not fit the model.
+        OneLine: If the options do not fit together.
+        ModelUnfitError: If the prompt does not fit the model.
     """
     warpers = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     given = {name: value for name, value in warpers.items() if value is not None}
@@ -176,6 +179,7 @@ def record_prompt(
         raise OneLine("the prompt is empty: give some text to continue")
     silence()
     from gentrace.demo import load
+    from gentrace.demo.fitting import check_fits
 
     network, tokenizer = load(model, device=device, dtype=dtype)
     added = max_new_tokens if completion is None else len(tokenizer(completion, add_special_tokens=False)["input_ids"])
@@ -219,27 +223,6 @@ class _Progress:
 
     def end(self) -> None:
         self._started = False
-
-
-def check_fits(network: Any, tokenizer: Any, prompt: str, max_new_tokens: int, layers: list[int] | None) -> None:
-    """Refuse what the model cannot do, before it starts.
-
-    Raises:
-        OneLine: If the model cannot write, a layer does not exist, or the text is longer than the context.
-    """
-    if not hasattr(network, "generate") or not network.can_generate():
-        raise OneLine(f"{type(network).__name__} cannot generate text; choose a causal language model")
-    config = network.config.get_text_config()
-    unknown = [layer for layer in layers or () if layer >= config.num_hidden_layers]
-    if unknown:
-        raise OneLine(f"layers {unknown} do not exist: the model has layers 0 … {config.num_hidden_layers - 1}")
-    length = len(tokenizer(prompt)["input_ids"])
-    context = getattr(config, "max_position_embeddings", None)
-    if context is not None and length + max_new_tokens > context:
-        raise OneLine(
-            f"the prompt has {length} tokens, which with {max_new_tokens} new ones is more than the model's context of "
-            f"{context}: shorten it or lower --max-new-tokens"
-        )
 
 
 def parse_layers(option: str, text: str | None) -> list[int] | None:

@@ -1,5 +1,6 @@
-"""Trains the bundled story model, then proves that its heads show the structure that the demos rely on.
+"""Trains a bundled model, then proves that its heads show the structure that the demos rely on.
 
+``--model translator`` is the encoder-decoder, whose training is `translator_training`; what follows is the story model.
 Most rows are stories; in the others random tokens repeat with a random period, which nothing but an induction head can
 predict. What is stored is float16; every printed figure is measured on the stored model after loading it again. The
 exit code is 1 if no head reaches the previous-token or the induction threshold.
@@ -8,7 +9,6 @@ exit code is 1 if no head reaches the previous-token or the induction threshold.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 import sys
@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import translator_training
+from demo_training import make_optimizers, rate_at, store
 from story_corpus import BOYS, GIRLS, stories
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
@@ -177,25 +179,9 @@ def place_positions(model: GPT2LMHeadModel, recipe: Recipe) -> None:
         part[: 2 * pairs, : 2 * pairs] = 1.5 * start
 
 
-def make_optimizers(model: GPT2LMHeadModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for embeddings and vectors."""
-    matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=recipe.matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=recipe.vector_rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-
-
-def rate_at(step: int, steps: int) -> float:
-    """Learning-rate factor: thirty steps of warm-up, then a cosine to zero."""
-    return min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
 def train(model: GPT2LMHeadModel, encoded: list[list[int]], recipe: Recipe) -> None:
     """Trains in place and prints the losses now and then."""
-    optimizers = make_optimizers(model, recipe)
+    optimizers = make_optimizers(model, [model.transformer.h], recipe.matrix_rate, recipe.vector_rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: rate_at(step, recipe.steps)) for o in optimizers]
     model.train()
     started = time.perf_counter()
@@ -211,19 +197,6 @@ def train(model: GPT2LMHeadModel, encoded: list[list[int]], recipe: Recipe) -> N
         if step % 100 == 0 or step == recipe.steps - 1:
             print(f"step {step:5d}  loss {loss.item():.3f}  {time.perf_counter() - started:5.0f} s", flush=True)
     model.eval()
-
-
-def store(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """An ordinary Hugging Face folder: float16 on disk, float32 when loaded."""
-    tokenizer.model_max_length = model.config.n_positions
-    model.half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    # safetensors writes files that only their owner may read, which an installed package must not have.
-    (folder / "model.safetensors").chmod(0o644)
-    config_file = folder / "config.json"
-    config = json.loads(config_file.read_text())
-    config["dtype"] = "float32"
-    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 @torch.no_grad()
@@ -312,31 +285,41 @@ def report(folder: Path) -> bool:
     return passed
 
 
+def make(folder: Path, steps: int | None) -> None:
+    """Trains the story model and stores it."""
+    recipe = Recipe() if steps is None else Recipe(steps=steps)
+    torch.set_num_threads(2)
+    started = time.perf_counter()
+    held_out = set(stories(recipe.validation_stories, VALIDATION_SEED))
+    texts = [text for text in stories(recipe.training_stories, TRAIN_SEED) if text not in held_out]
+    tokenizer = train_tokenizer(texts, recipe.vocabulary)
+    encoded = encode(tokenizer, texts)
+    print(f"{len(texts)} stories, {sum(map(len, encoded))} tokens, {time.perf_counter() - started:.0f} s")
+    model = new_model(recipe, tokenizer.convert_tokens_to_ids(END))
+    train(model, encoded, recipe)
+    store(model, tokenizer, recipe.context, folder)
+    print(f"trained and stored in {time.perf_counter() - started:.0f} s")
+
+
+MODELS = {"story": (make, report), "translator": (translator_training.make, translator_training.report)}
+
+
 def main() -> int:
     """Trains, stores, reports."""
     parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent.parent / "gentrace" / "demo" / "story"
-    parser.add_argument("--out", type=Path, default=default, help="folder for the model")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--model", choices=MODELS, default="story")
+    parser.add_argument("--out", type=Path, help="folder for the model; by default where gentrace keeps it")
+    parser.add_argument("--steps", type=int, help="fewer or more than the recipe has")
     parser.add_argument("--report-only", action="store_true", help="measure a model that is already there")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
+    make_one, report_one = MODELS[arguments.model]
+    folder = arguments.out or Path(__file__).parent.parent / "gentrace" / "demo" / arguments.model
     if not arguments.report_only:
-        recipe = Recipe(steps=arguments.steps)
-        started = time.perf_counter()
-        held_out = set(stories(recipe.validation_stories, VALIDATION_SEED))
-        texts = [text for text in stories(recipe.training_stories, TRAIN_SEED) if text not in held_out]
-        tokenizer = train_tokenizer(texts, recipe.vocabulary)
-        encoded = encode(tokenizer, texts)
-        print(f"{len(texts)} stories, {sum(map(len, encoded))} tokens, {time.perf_counter() - started:.0f} s")
-        model = new_model(recipe, tokenizer.convert_tokens_to_ids(END))
-        train(model, encoded, recipe)
-        store(model, tokenizer, arguments.out)
-        print(f"trained and stored in {time.perf_counter() - started:.0f} s")
-    return 0 if report(arguments.out) else 1
+        make_one(folder, arguments.steps)
+    return 0 if report_one(folder) else 1
 
 
 if __name__ == "__main__":

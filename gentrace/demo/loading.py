@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
-DEMO_MODELS = ("story", "smollm2", "minilm")
+BUNDLED = ("story", "translator")
+DEMO_MODELS = (*BUNDLED, "smollm2", "minilm")
 
 
 def load_story_model() -> LoadedModel:
@@ -43,17 +44,18 @@ def load(
     """Loads a model, in evaluation mode, and its tokenizer.
 
     Args:
-        name_or_path: "story" (bundled), "smollm2" or "minilm" (an encoder; both fetched once, then kept in the cache
-            folder), a folder, or a Hugging Face name. A folder that is named like a demo model is written "./story".
+        name_or_path: "story" or "translator" (English to German, an encoder-decoder; both bundled), "smollm2" or
+            "minilm" (an encoder; both fetched once, then kept in the cache folder), a folder, or a Hugging Face name.
+            A folder that is named like a demo model is written "./story".
         device: Where the model goes; None leaves it on the CPU.
         dtype: What the weights become; None keeps what the model's configuration says.
 
     Raises:
         ModelNotFoundError: The model could not be found, fetched or loaded.
     """
-    if name_or_path == "story":
-        with as_file(files("gentrace.demo") / "story") as folder:
-            return _load_folder("story", folder, device, dtype)
+    if name_or_path in BUNDLED:
+        with as_file(files("gentrace.demo") / str(name_or_path)) as folder:
+            return _load_folder(str(name_or_path), folder, device, dtype)
     if name_or_path == "smollm2":
         return _load_folder("smollm2", smollm2_folder(), device, dtype)
     if name_or_path == "minilm":
@@ -77,7 +79,10 @@ def _load_folder(
     encoder: bool = False,
 ) -> LoadedModel:
     """A model from files, whatever the network."""
-    change = "Give the folder of a Hugging Face causal language model, and a device and a dtype that exist here"
+    change = (
+        "Give the folder of a Hugging Face causal language model or encoder-decoder, "
+        "and a device and a dtype that exist here"
+    )
     with _one_error(name, change):
         model, tokenizer = _from_pretrained(str(folder), device, dtype, encoder=encoder, local_files_only=True)
     # Traces and pages name the model, and should not carry a path of this machine.
@@ -87,7 +92,10 @@ def _load_folder(
 
 def _load_name(name: str, device: str | torch.device | None, dtype: str | torch.dtype | None) -> LoadedModel:
     """A model from the hub or, where that cannot be reached, from the hub's own cache on this machine."""
-    change = 'Check the name, or give a folder, "story" (bundled) or "smollm2" (fetched once from the package index)'
+    change = (
+        'Check the name, or give a folder, "story" or "translator" (bundled) '
+        'or "smollm2" (fetched once from the package index)'
+    )
     reachable = _hub_reachable()
     if not reachable:
         change = f"The model hub cannot be reached from here. {change}"
@@ -119,10 +127,12 @@ def _from_pretrained(
     local_files_only: bool,
 ) -> LoadedModel:
     """What transformers does with a name or a folder, without its progress bars."""
-    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    kind: Any = AutoModel if encoder else AutoModelForCausalLM
     with _no_progress_bars():
+        config = AutoConfig.from_pretrained(source, local_files_only=local_files_only)
+        writes: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        kind: Any = AutoModel if encoder else writes
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
         model = kind.from_pretrained(source, dtype=dtype or "auto", local_files_only=local_files_only)
         if device is not None:

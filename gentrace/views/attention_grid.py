@@ -25,6 +25,7 @@ from gentrace.views.cells import (
     score_scale,
     sets_first_aside,
     sides,
+    titled,
     weight_scale,
 )
 from gentrace.views.labels import thinned, tick_texts
@@ -128,7 +129,7 @@ def attention_grid(
     first = grid.panels[0]
     layout = sheet(
         colours,
-        f"{first.model}\n{_title(grid)}",
+        f"{first.model}\n{_title(grid)}{titled(first.kind)}",
         scale_note(what, scale, first_aside=first_aside),
         grid.size[1] * grid.pixels + TITLE + BAR + BOTTOM + NAME,
         coloraxis=colour_axis(scale, colours.attention),

@@ -117,7 +117,7 @@ def read_cells(
     choose_heads(info, head)
     query_side, key_side = sides(trace, info, queries, keys)
     weights, scores = _matrices(trace, info, head, query_side.positions, key_side.positions)
-    title = f"layer {layer} · head {head}" + ("" if kind == "self" else f" · {_WHOSE[kind]}")
+    title = f"layer {layer} · head {head}{titled(kind)}"
     return Cells(model_name(trace), title, ((layer, head),), kind, query_side, key_side, weights, scores)
 
 
@@ -181,6 +181,11 @@ def sides(trace: Trace, info: LayerInfo, queries: Span, keys: Span) -> tuple[Sid
     both = zip(("query", "key"), trace.counts(info), (queries, keys), encoder, strict=True)
     query_side, key_side = (_side(trace, axis, count, span, inside) for axis, count, span, inside in both)
     return query_side, key_side
+
+
+def titled(kind: Kind) -> str:
+    """What a title ends with, so that nobody takes one kind of attention for another."""
+    return "" if kind == "self" else f" · {_WHOSE[kind]}"
 
 
 def choose_layer(trace: Trace, layer: int, kind: Kind) -> LayerInfo:
@@ -325,4 +330,4 @@ def _mean_title(pairs: Sequence[tuple[int, int]], last: int | None, kind: Kind) 
         title = f"head {heads[0]} · mean of " + (f"the last {last} layers" if last else f"{len(layers)} layers")
     else:
         title += f" of layers {layers[0]} … {layers[-1]}" if last is None else ", the last"
-    return title + ("" if kind == "self" else f" · {_WHOSE[kind]}")
+    return title + titled(kind)

@@ -22,6 +22,7 @@ from gentrace.views.cells import (
     choose_positions,
     mean,
     read_cells,
+    titled,
 )
 from gentrace.views.labels import label
 from gentrace.views.sheet import short
@@ -198,6 +199,5 @@ def _name(both: Sequence[tuple[str, str]]) -> str:
 def _title(traces: tuple[Trace, Trace], pairs: Sequence[tuple[int, int | None]], kind: Kind) -> str:
     models = [model_name(trace) for trace in traces]
     places = [f"layer {layer} · " + ("mean of heads" if head is None else f"head {head}") for layer, head in pairs]
-    whose = "" if kind == "self" else f" · {kind}"
     left = models[0] if models[0] == models[1] else f"{models[0]} | {models[1]}"
-    return f"{left}\n{places[0] if places[0] == places[1] else f'{places[0]} | {places[1]}'}{whose}"
+    return f"{left}\n{places[0] if places[0] == places[1] else f'{places[0]} | {places[1]}'}{titled(kind)}"

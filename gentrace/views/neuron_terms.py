@@ -213,7 +213,7 @@ def read_neuron(
     if rotary is not None:
         unrotated = rotary.unrotate(vector[None], torch.tensor([query]))[0]
         before = Vectors(unrotated, rotary.unrotate(matrix, torch.tensor(shown)))
-    title = f"layer {layer} · head {head}{WHOSE[kind]} · query {query_side.names[0]}"
+    title = f"layer {layer} · head {head}{WHOSE[kind]}"
     cut = _cut(terms, shown)
     return Neuron(
         model_name(trace), title, kind, head, kv_head, query, query_side, key_side, after, before, rotary, cut
