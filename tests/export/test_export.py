@@ -20,7 +20,7 @@ from gentrace import export
 from gentrace.trace.trace import Trace
 from gentrace.views import attention_map, replay
 from gentrace.views.labels import label
-from tests.views.made import HOSTILE, random_trace
+from tests.views.made import WORSE, random_trace
 
 pytestmark = pytest.mark.browser
 STAYS, LAST = 120, 700
@@ -72,7 +72,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def hostile() -> Trace:
-    return random_trace(len(HOSTILE), len(HOSTILE) - 4, texts=HOSTILE)
+    return random_trace(len(WORSE), len(WORSE) - 4, texts=WORSE)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_the_text_of_an_svg_and_a_pdf_is_the_tokens(stills: dict[str, Path]) -> 
     source = stills[".svg"].read_text("utf-8")
     drawn = [element for element in ElementTree.fromstring(source).iter() if element.tag.endswith("}text")]
     said = {"".join(element.itertext()) for element in drawn}
-    shown = {label(text) for text in HOSTILE[:-1] if len(label(text)) <= 11}
+    shown = {label(text) for text in WORSE[:-1] if len(label(text)) <= 11}
     assert shown - said == set()
     assert {"<s>", "&lt;", "</script>"} <= said
     assert not re.search(r"<(script|img|foreignObject)|\son\w+=|href=\"https?:", source)
