@@ -164,15 +164,19 @@ def interaction(page: Page, length: int, heads: int, limit: float) -> list[Targe
 
 
 def peer(
-    browser: Browser, environment: Path, trace: Trace, ours: tuple[Path, float], folder: Path, patience: float
+    start: Callable[[], Browser],
+    environment: Path,
+    trace: Trace,
+    ours: tuple[Path, float],
+    folder: Path,
+    patience: float,
 ) -> None:
     """Print our page beside bertviz's two views of the same trace; its third reads three old models only."""
     path, usable = ours
-    print(
-        f"| {trace.length} tokens, {len(trace.layers)} layers × {trace.layers[0].heads} heads | page, MB | usable, s |"
-    )
+    shape = f"{trace.length} positions, {len(trace.layers)} layers × {trace.layers[0].heads} heads"
+    print(f"| {shape} | page, MB | usable, s |")
     print(f"|---|---|---|\n| gentrace, all its views | {path.stat().st_size / 1e6:.1f} | {usable:.2f} |")
-    for one in pages.opened(browser, environment, trace, folder, patience):
+    for one in pages.opened(start, environment, trace, folder, patience):
         took = f"more than {patience:g}" if one.usable is None else f"{one.usable:.2f}"
         print(f"| bertviz 1.4.1, {one.view} | {one.megabytes:.1f} | {took} |", flush=True)
     print("\nbertviz's scripts came from this machine, not from the CDN that its pages name.\n")
@@ -191,7 +195,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        browser = playwright.chromium.launch(executable_path=options.chromium, args=FLAGS)
+
+        def start() -> Browser:
+            return playwright.chromium.launch(executable_path=options.chromium, args=FLAGS)
+
+        browser = start()
         print(f"# The explorer in headless Chromium {browser.version}, 1440 × 900, software rendering\n")
         wide = from_demo(256) if options.demo else made_trace(255, 30, 9, 2.0)
         wide_path = built("wide", folder, lambda: explore(wide))
@@ -213,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(target, flush=True)
         if options.peer:
             print()
-            peer(browser, options.peer, wide, (wide_path, targets[0].measured), folder, options.patience)
+            peer(start, options.peer, wide, (wide_path, targets[0].measured), folder, options.patience)
         browser.close()
     return 0 if all(target.met for target in targets) else 1
 

@@ -7,6 +7,7 @@ stand in the environment's folder, so that no network and no CDN's slowness is m
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,11 @@ def python_of(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
-def opened(browser: Browser, environment: Path, trace: Trace, folder: Path, limit: float) -> list[Opening]:
+def opened(start: Callable[[], Browser], environment: Path, trace: Trace, folder: Path, limit: float) -> list[Opening]:
     """Make and open each view of a trace.
 
     Args:
-        browser: Where to open them.
+        start: Starts a browser; each page gets its own, since a tab that hangs takes its browser with it.
         environment: What `make` made.
         trace: The trace.
         folder: Where the pages go.
@@ -88,21 +89,21 @@ def opened(browser: Browser, environment: Path, trace: Trace, folder: Path, limi
         path = folder / f"bertviz-{view}.html"
         command = [str(python_of(environment)), "-I", str(script), str(given), view, str(path)]
         built = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        usable = _usable(browser, environment / "node_modules", path, limit)
+        usable = _usable(start, environment / "node_modules", path, limit)
         found.append(Opening(view, path.stat().st_size / 1e6, built, usable))
         path.unlink()
     return found
 
 
-def _usable(browser: Browser, modules: Path, path: Path, limit: float) -> float | None:
+def _usable(start: Callable[[], Browser], modules: Path, path: Path, limit: float) -> float | None:
     """Seconds until a page has painted its picture."""
 
     def answer(route: Any) -> None:
         name = route.request.url.rsplit("/", 1)[-1].split(".")[0]
         route.fulfill(path=modules / SERVED[name], content_type="text/javascript")
 
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
+    browser = start()
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.route("https://cdnjs.cloudflare.com/**", answer)
     page.add_init_script(WATCH)
     try:
@@ -112,4 +113,4 @@ def _usable(browser: Browser, modules: Path, path: Path, limit: float) -> float 
     except Error:
         return None
     finally:
-        context.close()
+        browser.close()
