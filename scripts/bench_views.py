@@ -164,7 +164,7 @@ def interaction(page: Page, length: int, heads: int, limit: float) -> list[Targe
 
 
 def peer(
-    start: Callable[[], Browser],
+    start: Callable[[str], Browser],
     environment: Path,
     trace: Trace,
     ours: tuple[Path, float],
@@ -196,8 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
 
-        def start() -> Browser:
-            return playwright.chromium.launch(executable_path=options.chromium, args=FLAGS)
+        def start(*flags: str) -> Browser:
+            return playwright.chromium.launch(executable_path=options.chromium, args=[*FLAGS, *flags])
 
         browser = start()
         print(f"# The explorer in headless Chromium {browser.version}, 1440 × 900, software rendering\n")

@@ -22,11 +22,11 @@ def test_a_page_is_usable_once_it_has_drawn_with_scripts_from_here(browser: Any,
     served.write_text(DRAWS)
     page.write_text(ASKS)
 
-    def start() -> Any:
-        return browser.browser_type.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    def start(flag: str) -> Any:
+        return browser.browser_type.launch(executable_path=str(CHROMIUM), args=[*FLAGS, flag])
 
     took = pages._usable(start, tmp_path / "modules", page, 60)
     assert took is not None
     assert 0 < took < 60
-    served.write_text("")
+    served.write_text("for (;;);")
     assert pages._usable(start, tmp_path / "modules", page, 0.5) is None

@@ -6,12 +6,15 @@ stand in the environment's folder, so that no network and no CDN's slowness is m
 
 import subprocess
 import sys
+import threading
+import uuid
 import venv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from playwright.sync_api import Browser, Error
 
@@ -72,11 +75,13 @@ def python_of(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
-def opened(start: Callable[[], Browser], environment: Path, trace: Trace, folder: Path, limit: float) -> list[Opening]:
+def opened(
+    start: Callable[[str], Browser], environment: Path, trace: Trace, folder: Path, limit: float
+) -> list[Opening]:
     """Make and open each view of a trace.
 
     Args:
-        start: Starts a browser; each page gets its own, since a tab that hangs takes its browser with it.
+        start: Starts a browser with one more flag, by which it is found when a page hangs and nothing else ends it.
         environment: What `make` made.
         trace: The trace.
         folder: Where the pages go.
@@ -95,18 +100,22 @@ def opened(start: Callable[[], Browser], environment: Path, trace: Trace, folder
     return found
 
 
-def _usable(start: Callable[[], Browser], modules: Path, path: Path, limit: float) -> float | None:
+def _usable(start: Callable[[str], Browser], modules: Path, path: Path, limit: float) -> float | None:
     """Seconds until a page has painted its picture."""
 
     def answer(route: Any) -> None:
         name = route.request.url.rsplit("/", 1)[-1].split(".")[0]
         route.fulfill(path=modules / SERVED[name], content_type="text/javascript")
 
-    browser = start()
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.route("https://cdnjs.cloudflare.com/**", answer)
-    page.add_init_script(WATCH)
+    flag = f"--bench-page={uuid.uuid4().hex}"
+    browser = start(flag)
+    # No call into a page that computes without pause comes back, and closing waits for it too.
+    last_resort = threading.Timer(limit + 1, _kill, [flag])
+    last_resort.start()
     try:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.route("https://cdnjs.cloudflare.com/**", answer)
+        page.add_init_script(WATCH)
         page.goto(path.as_uri(), wait_until="commit", timeout=1000 * limit)
         page.wait_for_function("window.usable", timeout=1000 * limit)
         return float(page.evaluate("window.usable")) / 1000
@@ -114,3 +123,10 @@ def _usable(start: Callable[[], Browser], modules: Path, path: Path, limit: floa
         return None
     finally:
         browser.close()
+        last_resort.cancel()
+
+
+def _kill(flag: str) -> None:
+    for process in psutil.process_iter(["cmdline"]):
+        if flag in (process.info["cmdline"] or ()):
+            process.kill()
