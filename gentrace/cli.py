@@ -1,4 +1,4 @@
-"""The command line: ``gentrace run``, ``demo``, ``view``, ``study`` and ``info``.
+"""The command line: ``gentrace run``, ``demo``, ``view``, ``picture``, ``study`` and ``info``.
 
 Bad input ends in one line and a non-zero exit code. A finished trace is never lost: it is written before its page, and
 somewhere else if the place that was asked for fails.
@@ -18,6 +18,7 @@ import click
 
 import gentrace
 from gentrace.errors import GentraceError
+from gentrace.export.command import picture
 from gentrace.studies.commands import study
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def view(paths: tuple[Path, ...], out: Path, layers: str | None, open_page: bool
         webbrowser.open(out.resolve().as_uri())
 
 
+main.add_command(picture)
 main.add_command(study)
 
 

@@ -20,7 +20,7 @@ from gentrace.views.head_lines import PAIRS, Bundle, HeadLines, Pair, read_lines
 from gentrace.views.labels import escape
 from gentrace.views.sheet import TITLE, sheet, short
 
-THICKEST = 0.8
+THICKEST = 0.4
 """Rows that a line of weight 1 takes."""
 ROW = (15, 22)
 """Least and most pixels of a row."""

@@ -35,6 +35,22 @@ HOSTILE = (
     "\u2028",
     "'\"`",
 )
+WORSE = (
+    *HOSTILE,
+    "\x00",
+    "\x1b[31m",
+    "\x9b",
+    "\u2066",
+    "e" + "\u0301" * 40,
+    "</style><svg onload=window.pwned=1>",
+    "</title><script>window.pwned=1</script>",
+    "javascript:window.pwned=1",
+    "${window.pwned=1}",
+    "{{7*7}}",
+    "https://example.com/",
+    "long" * 2500,
+)
+"""These too, where a test does not count on how many there are."""
 
 
 def made_tokens(
