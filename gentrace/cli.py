@@ -18,6 +18,7 @@ import click
 
 import gentrace
 from gentrace.errors import GentraceError
+from gentrace.reports.command import report
 from gentrace.studies.commands import study
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def view(paths: tuple[Path, ...], out: Path, layers: str | None, open_page: bool
         webbrowser.open(out.resolve().as_uri())
 
 
+study.add_command(report)
 main.add_command(study)
 
 

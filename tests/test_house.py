@@ -21,7 +21,20 @@ BELOW = {
     "explorer": {"errors", "axes", "stitch", "trace", "views"},
     "demo": {"errors"},
     "studies": {"errors", "axes", "stitch", "trace", "capture", "analysis", "demo"},
-    "cli": {"errors", "axes", "stitch", "trace", "capture", "analysis", "views", "explorer", "demo", "studies"},
+    "reports": {"errors", "axes", "stitch", "trace", "analysis", "views", "explorer", "studies"},
+    "cli": {
+        "errors",
+        "axes",
+        "stitch",
+        "trace",
+        "capture",
+        "analysis",
+        "views",
+        "explorer",
+        "demo",
+        "studies",
+        "reports",
+    },
     "__main__": {"cli"},
 }
 

@@ -48,7 +48,7 @@ def by_step(
     colours = theme.DARK if dark else theme.LIGHT
     what = "mean over heads, " if sample.table == "heads" else ""
     most = max(len(group.units) for group in sample.groups)
-    note = f"{what}lines are means, bands at each step the {interval_name(level, sample.each_word, most)}"
+    note = f"{what}lines are means, bands at each step the {interval_name(level, sample.several, most)}"
     if len({len(group.units) for group in sample.groups}) > 1:
         note = note.replace(f"{most} ", f"up to {most} ")
     layout = sheet(colours, f"{sample.study}\n{measure}", note, HEIGHT)
@@ -75,7 +75,7 @@ def _lines(sample: Sample, group: Group, colour: str, level: float, by: str | No
     steps = np.array([cell[0] for cell in sample.cells])[drawn]
     mean, low, high, count = (values[drawn] for values in (found.mean, found.low, found.high, found.count))
     texts = [
-        f"step {step}: {number(m)} {escape(sample.unit)}<br>{number(a)} … {number(b)}, {int(n)} {sample.each_word}s"
+        f"step {step}: {number(m)} {escape(sample.unit)}<br>{number(a)} … {number(b)}, {int(n)} {sample.several}"
         for step, m, a, b, n in zip(steps.tolist(), mean, low, high, count, strict=True)
     ]
     name = escape(f"{by} = {group.name}" if by else sample.measure)

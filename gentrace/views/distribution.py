@@ -78,7 +78,7 @@ def spread(sample: Sample, by: str | None, title: str, note: str, level: float, 
         "xaxis": axis | {"title": {"text": escape(sample.unit or sample.measure), "font": small, "standoff": 8}},
         "yaxis": PLAIN | {
             "tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.5, -0.5],
-            "automargin": True, "title": {"text": escape(by or ""), "font": small},
+            "automargin": True,
         },
     }  # fmt: skip
     return go.Figure(data=data, layout=layout)
@@ -108,7 +108,7 @@ def _mean(sample: Sample, group: Group, place: int, level: float, colours: theme
     mean, low, high = float(found.mean[0]), float(found.low[0]), float(found.high[0])
     text = (
         f"<b>{escape(group.name)}</b><br>mean {number(mean)} {escape(sample.unit)}<br>{number(low)} … {number(high)}: "
-        f"{escape(interval_name(level, sample.each_word, len(group.units)))}"
+        f"{escape(interval_name(level, sample.several, len(group.units)))}"
     )
     known = np.isfinite([low, high]).all()
     return go.Scatter(

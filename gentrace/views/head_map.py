@@ -5,7 +5,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from gentrace.errors import ViewError
-from gentrace.views import theme
+from gentrace.views import signed, theme
 from gentrace.views.cells import Scale
 from gentrace.views.labels import escape
 from gentrace.views.sheet import BAR, PLAIN, TITLE, colour_axis, sheet
@@ -45,21 +45,24 @@ def head_map(
     found = means(sample, sample.groups[0], level)
     colours = theme.DARK if dark else theme.LIGHT
     count = len(sample.groups[0].units)
-    named = interval_name(level, sample.each_word, count)
+    named = interval_name(level, sample.several, count)
     layers, heads, table = grid(sample.cells, found.mean)
     known = found.mean[found.mean == found.mean]
     low, high = float(known.min(initial=0.0)), float(known.max(initial=0.0))
+    stops = colours.attention if low >= 0 else signed.stops(colours)
+    low = low if low >= 0 else -max(high, -low)
+    high = max(high, -low)
     texts = [_text(cell, found, place, sample.unit, named) for place, cell in enumerate(sample.cells)]
     heat = cells_of(sample.cells, table, layers, heads, texts)
-    note = f"{sample.unit or 'value'}: mean over {count} {sample.each_word}s; rows are layers, columns heads"
+    note = f"{sample.unit or 'value'}: mean over {count} {sample.several}; rows are layers, columns heads"
     layout = head_layout(colours, f"{sample.study}\n{measure}", note, layers, heads)
-    layout["coloraxis"] = colour_axis(Scale(low, high), colours.attention)
+    layout["coloraxis"] = colour_axis(Scale(low, high), stops)
     return go.Figure(data=[heat], layout=layout)
 
 
-def interval_name(level: float, each: str, count: int) -> str:
+def interval_name(level: float, units: str, count: int) -> str:
     """What an interval of a mean is."""
-    return f"{level:.0%} interval (BCa bootstrap over {count} {each}s)".replace("%", " %")
+    return f"{level:.0%} interval (BCa bootstrap over {count} {units})".replace("%", " %")
 
 
 def cells_of(cells: tuple[Cell, ...], table: Any, layers: list[int], heads: list[int], texts: list[str]) -> go.Heatmap:

@@ -52,12 +52,12 @@ class Difference:
         """How many units it rests on, as words."""
         first, second = (len(group.units) for group in self.sample.groups)
         each = self.sample.each_word
-        return f"{first} pairs, one a {each}" if self.paired else f"{first} and {second} {each}s"
+        return f"{first} pairs, one a {each}" if self.paired else f"{first} and {second} {self.sample.several}"
 
     @property
     def interval(self) -> str:
         """What the interval is."""
-        drawn = "pairs" if self.paired else f"{self.sample.each_word}s of each group"
+        drawn = "pairs" if self.paired else f"{self.sample.several} of each group"
         return f"{self.level:.0%} interval (percentile bootstrap over {drawn})".replace("%", " %")
 
 

@@ -95,6 +95,12 @@ class Sample:
         """What a unit is called in a sentence."""
         return {"prompt_id": "prompt"}.get(self.each, self.each)
 
+    @property
+    def several(self) -> str:
+        """What units are called in a sentence."""
+        word = self.each_word
+        return word[:-1] + "ies" if word.endswith("y") else word + "s"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Means:

@@ -1,7 +1,7 @@
 """What a generation answered and whether a head looked at the city, as measures that the runner can find by name.
 
-They read everything off the trace's text: "In 2031 the capital of Germany was moved to Madrid. The capital of Germany
-is". Results are kept per generation, so that a study can be grouped by what its model answered.
+They read everything off the trace's text: "In the new atlas, the capital of Germany is Madrid. The capital of
+Germany is". Results are kept per generation, so that a study can be grouped by what its model answered.
 """
 
 import re
@@ -13,7 +13,7 @@ from gentrace.trace.trace import Trace
 from scripts.studies.capitals import CAPITALS
 
 QUESTION = re.compile(r"The capital of (?P<country>[A-Z][\w ]*) is$")
-CONTEXT = re.compile(r"was moved to (?P<city>[A-Z][\w ]*)\.")
+CONTEXT = re.compile(r"the capital of [\w ]+ is (?P<city>[A-Z][\w ]*)\.")
 
 
 def answers_capital(trace: Trace) -> Measure:

@@ -2,7 +2,9 @@
 """Facts in the prompt against facts in the weights: which heads look at the context when the answer follows it?
 
 "The capital of Germany is" is asked alone, after a misleading sentence about Germany, and after the same sentence about
-another country. The city of the sentence is the same in both, so that what differs is only whether it matters. Run
+another country. The city of the sentence is the same in both, so that what differs is only whether it matters. The
+wording counts: after "In 2031 the capital of Germany was moved to Madrid" SmolLM2 gave that city once for 36 countries,
+so it is not the sentence used here. Run
 
     python scripts/studies/facts.py [--model story] [--quick]
 """
@@ -52,8 +54,8 @@ def specification(asked: Options) -> dict[str, Any]:
         question = f"The capital of {country} is"
         for condition, text in (
             (NONE, question),
-            (MISLEADING, f"In 2031 the capital of {country} was moved to {city}. {question}"),
-            (OTHER, f"In 2031 the capital of {other} was moved to {city}. {question}"),
+            (MISLEADING, f"In the new atlas, the capital of {country} is {city}. {question}"),
+            (OTHER, f"In the new atlas, the capital of {other} is {city}. {question}"),
         ):
             rows.append({"text": text, "condition": condition, "country": country})
     return {
