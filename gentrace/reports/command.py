@@ -20,7 +20,7 @@ def report(
     """Write what the study in FOLDER found as one offline page."""
     with clear_errors():
         from gentrace.explorer.plan import BUDGET
-        from gentrace.reports.report import report as make
+        from gentrace.reports.page import report as make
         from gentrace.studies.reading import open_study
 
         asked = [_contrast(text) for text in contrasts] or None

@@ -133,7 +133,8 @@ def main(arguments: list[str] | None = None) -> Found:
     if asked.report is not None:
         from gentrace.reports import report
 
-        report(study, asked.report, finding=tell(found))
+        sides = [("condition", (MISLEADING, OTHER))]
+        report(study, asked.report, finding=tell(found), contrasts=sides, units="country")
         print(asked.report)
     return found
 

@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> list[Found]:
     if asked.report is not None:
         from gentrace.reports import report
 
-        report(study, asked.report, finding=text)
+        report(study, asked.report, finding=text, contrasts=[("kind", ("repeated", "text"))])
         print(asked.report)
     return found
 
