@@ -1,7 +1,6 @@
 """The example studies in their quick form: what they say, against their tables, by plain pandas and SciPy."""
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,6 @@ from scipy import stats
 from gentrace.studies import open_study
 from scripts.studies import decoding, facts, heads
 from scripts.studies.capitals import CAPITALS
-
-
-@pytest.fixture(autouse=True)
-def path_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 def test_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,8 +96,7 @@ def report(
         The page.
 
     Raises:
-        StudyError: If nothing of the study is finished, or it cannot be read.
-        ViewError: If a factor has no such values.
+        StudyError: If the study cannot be read.
     """
     sides = two_sided(study) if contrasts is None else list(contrasts)
     apart = {model: distances(study, model) for model in models(study)}

@@ -11,6 +11,7 @@ from typing import Any
 from gentrace.errors import ViewError
 from gentrace.studies import Study
 from gentrace.views import by_step, contrast, distribution, head_map
+from gentrace.views.study_tables import group_name
 
 ASIDE = (".low", ".high", ".p", ".p_adjusted", ".count")
 """Columns that say how sure another one is."""
@@ -104,9 +105,21 @@ def _tasks(study: Study, contrasts: Sequence[Contrast], units: str, level: float
                 yield f"{measure} along the text{of}", measure, model, "curve", bind(by_step, measure, by=by, **shared)
             for factor, values in contrasts:
                 if table == "heads":
+                    for value in _sides(study, factor, values):
+                        title = f"{measure} by head, {factor} = {group_name(value)}{of}"
+                        own = shared | {"where": where | {factor: value}}
+                        yield title, measure, model, "map", bind(head_map, measure, **own)
                     names = f": {values[0]} against {values[1]}" if values else ""
                     title = f"{measure}, what {factor} changes{names}{of}"
                     yield title, measure, model, "contrast", bind(contrast, measure, factor, values, **shared)
+
+
+def _sides(study: Study, factor: str, values: tuple[object, object] | None) -> list[Any]:
+    """The two values of a factor that was asked for by name, as rows have them."""
+    if values is None or factor not in ("decoding", "seed", *study.factors):
+        return []
+    known = {group_name(value): value for value in groups_of(study, factor)}
+    return [known[str(value)] for value in values if str(value) in known]
 
 
 def _plot(title: str, measure: str, model: str, kind: str, light: Any, dark: Any) -> Plot:

@@ -18,6 +18,8 @@ from gentrace.views.labels import label, running
 from gentrace.views.study_contrast import read_contrast
 from gentrace.views.study_tables import Means, Sample, means, number, read_sample
 
+MOST_HEADS = 100_000
+"""More than any layer has, so that heads sort by layer first."""
 TOKENS = 400
 """Rows of a table token by token."""
 
@@ -68,7 +70,8 @@ def heads_table(
     for cell in cells:
         layer, head = cell
         first = next((places[name].get((layer, head)) for name, _, _ in found if name in places), None)
-        row = [link(f"{layer}.{head}", first, f"replay layer {layer}, head {head}")]
+        named = link(f"{layer}.{head}", first, f"replay layer {layer}, head {head}")
+        row = [f'<span data-value="{layer * MOST_HEADS + head}">{named}</span>']
         for name, sample, summary in found:
             if cell not in sample.cells:
                 row.append("")

@@ -299,16 +299,17 @@ def _head_steps(piece: "pd.DataFrame", measure: str, begins: "pd.Series[Any]") -
 def _sample(
     study: Tables, measure: str, unit: str, table: str, each: str, own: list[str], frame: "pd.DataFrame"
 ) -> Sample:
-    cells = sorted({tuple(map(int, row)) for row in frame[own].to_numpy()}) if own else [()]
+    order = frame[own].astype(int).drop_duplicates().sort_values(own) if own else frame[own]
+    cells: list[Cell] = [tuple(row) for row in order.to_numpy().tolist()] if own else [()]
+    numbered = order.assign(place=np.arange(len(order)))
+    column = frame[own].astype(int).merge(numbered, on=own, how="left")["place"].to_numpy() if own else 0
+    frame = frame.assign(place=column)
     groups: list[Group] = []
     for name, part in frame.groupby("group", sort=False):
-        units = sorted(set(part["unit"]))
+        units, row = np.unique(part["unit"].to_numpy(dtype=str), return_inverse=True)
         values = np.full((len(units), len(cells)), np.nan)
-        row = {one: place for place, one in enumerate(units)}
-        column = {one: place for place, one in enumerate(cells)}
-        where = [tuple(map(int, one)) for one in part[own].to_numpy()] if own else [()] * len(part)
-        values[[row[one] for one in part["unit"]], [column[one] for one in where]] = part["value"].to_numpy()
-        groups.append(Group(str(name), tuple(units), values))
+        values[row, part["place"].to_numpy()] = part["value"].to_numpy()
+        groups.append(Group(str(name), tuple(units.tolist()), values))
     groups.sort(key=lambda group: _natural(group.name))
     return Sample(str(study.manifest["name"]), measure, unit, table, each, tuple(cells), tuple(groups))
 
