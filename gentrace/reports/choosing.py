@@ -87,7 +87,7 @@ def choose(study: Study, found: Mapping[str, Mapping[str, float]], most: int, bu
     """
     if not study.manifest["spec"]["keep"]["traces"]:
         return []
-    rows = study.generations(["generation", "model", "trace"])
+    rows: Any = study.generations(["generation", "model", "trace"])
     kept = {row.generation: (int(number), row.model) for number, row in rows[rows["trace"]].iterrows()}
     chosen: list[Replay] = []
     size = 0
@@ -123,7 +123,7 @@ def targets(study: Study, replays: Sequence[Replay], model: str) -> dict[str, di
     columns = [name for name, column in study.measures.items() if column.table == "heads"]
     if not own or not columns:
         return {}
-    frame = study.heads(["generation", "layer", "head", *columns], generation=list(own))
+    frame: Any = study.heads(["generation", "layer", "head", *columns], generation=list(own))
     found: dict[str, dict[tuple[int, int], Target]] = {}
     computed: dict[tuple[str, int], Measure | None] = {}
     for column in columns:
@@ -163,6 +163,8 @@ def _largest(found: Measure | None, layer: int, head: int) -> int | None:
     if found is None:
         return None
     row: Any = found.select(layer=layer, head=head)
-    if np.isnan(row.values).all():
+    # Row 0 sees nothing but itself, whatever the head does.
+    values = np.where(np.asarray(row.coordinates["query"]) == 0, np.nan, row.values)
+    if np.isnan(values).all():
         return None
-    return int(row.coordinates["query"][int(np.nanargmax(row.values))])
+    return int(row.coordinates["query"][int(np.nanargmax(values))])

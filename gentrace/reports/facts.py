@@ -16,7 +16,7 @@ DIGITS = 12
 def facts(study: Study) -> list[tuple[str, Any]]:
     """Names and values, in the order in which one asks."""
     manifest, spec = study.manifest, study.spec
-    frame = study.generations(["generation", "new_tokens", "prompt_tokens", "fidelity"])
+    frame: Any = study.generations(["generation", "new_tokens", "prompt_tokens", "fidelity"])
     failed = study.failures()
     planned = int(manifest["generations"])
     settings = sorted({record.ingredients["decoding"][0] for record in study.records})

@@ -148,7 +148,7 @@ def generations_table(
     """
     own = {replay.generation: place for place, replay in enumerate(replays)}
     scalars = [name for name in shown(study) if study.measures[name].table == "generations"]
-    frame = study.generations()
+    frame: Any = study.generations()
     columns = ["model", "decoding", "seed", *study.factors]
     columns = [name for name in columns if frame[name].astype(str).nunique() > 1]
     texts = study.prompts().set_index("prompt_id")["text"]
@@ -184,7 +184,7 @@ def generations_table(
 def tokens_table(study: Study, replay: Replay, place: int, layer: int, head: int) -> str:
     """A row a token of a replayed generation; each leads to the row that predicted it."""
     names = [name for name in shown(study) if study.measures[name].table == "tokens"]
-    frame = study.tokens(
+    frame: Any = study.tokens(
         ["position", "generated", "text", "logprob", "entropy", "rank", *names], generation=replay.generation
     )
     frame = frame.sort_values("position")

@@ -99,9 +99,13 @@ class Study:
         """The columns that the prompts were compared by."""
         return tuple(self.manifest["factors"])
 
-    @cached_property
+    @property
     def measures(self) -> dict[str, Column]:
         """The columns that measures made: name → its table and its unit."""
+        return self._measures
+
+    @cached_property
+    def _measures(self) -> dict[str, Column]:
         found: dict[str, Column] = {}
         stepwise: set[str] = set()
         for record in self.records:

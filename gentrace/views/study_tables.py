@@ -34,6 +34,8 @@ MERGE = 1_000_000
 
 Where: TypeAlias = Mapping[str, Any] | None
 """Column → a value, a list of values, or a ``(low, high)`` tuple, as `gentrace.open_study(…).heads` takes them."""
+Frame: TypeAlias = Any
+"""A pandas frame or series, whose types are too loose to be checked."""
 Cell: TypeAlias = tuple[int, ...]
 """``(layer, head)``, ``(step,)``, or ``()`` for a measure that has one number a unit."""
 
@@ -178,7 +180,8 @@ def read_steps(
     if table == "generations" or (table == "heads" and not stepwise):
         seen = "it has one number a generation" if table == "generations" else "only means over the text were kept"
         raise ViewError(f"showing {measure} step by step", seen, "run the study with keep.steps = true")
-    begins = study.generations(["generation", "prompt_tokens"]).set_index("generation")["prompt_tokens"]
+    frame: Frame = study.generations(["generation", "prompt_tokens"])
+    begins: Frame = frame.set_index("generation")["prompt_tokens"]
     steps = _token_steps if table == "tokens" else _head_steps
     frame = _means_of(study, table, measure, ["step"], by, units, where, lambda piece: steps(piece, measure, begins))
     return _sample(study, measure, unit, table, units, ["step"], frame)
@@ -223,7 +226,7 @@ def _means_of(
     units: str,
     where: Where,
     unfold: Any = None,
-) -> "pd.DataFrame":
+) -> Frame:
     """The mean of each unit, group and cell; first of each generation, so that a long text counts no more than a short.
 
     Columns: ``unit``, ``group`` as text, those of ``own``, ``value``.
@@ -238,19 +241,19 @@ def _means_of(
     known = {*WHOSE, *study.factors}
     wanted = [column for column in dict.fromkeys((units, *([by] if by else []))) if column != "generation"]
     joined = [column for column in wanted if column not in known] if table != "generations" else []
-    told = study.generations(["generation", *joined]).set_index("generation") if joined else None
+    told: Frame = study.generations(["generation", *joined]).set_index("generation") if joined else None
     steps = own == ["step"]
     value = f"{measure}.steps" if steps and table == "heads" else measure
     read = ["generation", *(column for column in wanted if column not in joined), value]
     read += ["position"] if steps and table == "tokens" else [] if steps else own
     keys = ["generation", *wanted, *own]
 
-    def pieces() -> Iterator["pd.DataFrame"]:
+    def pieces() -> Iterator[Frame]:
         for piece in study.batches(table, list(dict.fromkeys(read)), **asked):
-            found = piece if told is None else piece.join(told, on="generation")
+            found: Frame = piece if told is None else piece.join(told, on="generation")
             yield unfold(found) if unfold is not None else found
 
-    frame = _averaged(pieces(), keys, measure)
+    frame: Frame = _averaged(pieces(), keys, measure)
     if not len(frame):
         raise ViewError(attempted, "no row fits, or the measure is known for none", "look at failures(), or ask wider")
     again = [*wanted, *own] if units != "generation" else keys
@@ -265,27 +268,35 @@ def group_name(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _averaged(pieces: Iterable["pd.DataFrame"], keys: list[str], value: str) -> "pd.DataFrame":
+def _averaged(pieces: Iterable[Frame], keys: list[str], value: str) -> Frame:
     """Means over rows with the same keys, of any number of pieces."""
     import pandas as pd
 
-    parts: list[pd.DataFrame] = []
+    parts: list[Frame] = []
     for piece in pieces:
         known = piece[piece[value].notna()]
         parts.append(known.groupby(keys, sort=False, observed=True)[value].agg(["sum", "count"]))
         if sum(map(len, parts)) > MERGE:
-            parts = [pd.concat(parts).groupby(level=keys, sort=False).sum()]
+            parts = [_added(parts, keys)]
     if not parts:
         return pd.DataFrame(columns=[*keys, "value"])
-    total = pd.concat(parts).groupby(level=keys, sort=False).sum()
+    total = _added(parts, keys)
     return (total["sum"] / total["count"]).rename("value").reset_index()
 
 
-def _token_steps(piece: "pd.DataFrame", measure: str, begins: "pd.Series[Any]") -> "pd.DataFrame":
+def _added(parts: list[Frame], keys: list[str]) -> Frame:
+    """Partial sums and counts put together."""
+    import pandas as pd
+
+    both: Frame = pd.concat(parts)
+    return both.groupby(level=keys, sort=False).sum()
+
+
+def _token_steps(piece: Frame, measure: str, begins: Frame) -> Frame:
     return piece.assign(step=piece["position"].to_numpy() - begins.loc[piece["generation"]].to_numpy())
 
 
-def _head_steps(piece: "pd.DataFrame", measure: str, begins: "pd.Series[Any]") -> "pd.DataFrame":
+def _head_steps(piece: Frame, measure: str, begins: Frame) -> Frame:
     """One row a head and step, of rows with the values of all positions."""
     kept = piece[piece[f"{measure}.steps"].notna()]
     first = begins.loc[kept["generation"]].to_numpy() - 1
@@ -296,9 +307,7 @@ def _head_steps(piece: "pd.DataFrame", measure: str, begins: "pd.Series[Any]") -
     return found
 
 
-def _sample(
-    study: Tables, measure: str, unit: str, table: str, each: str, own: list[str], frame: "pd.DataFrame"
-) -> Sample:
+def _sample(study: Tables, measure: str, unit: str, table: str, each: str, own: list[str], frame: Frame) -> Sample:
     order = frame[own].astype(int).drop_duplicates().sort_values(own) if own else frame[own]
     cells: list[Cell] = [tuple(row) for row in order.to_numpy().tolist()] if own else [()]
     numbered = order.assign(place=np.arange(len(order)))
