@@ -4,7 +4,8 @@
 "The capital of Germany is" is asked alone, after a misleading sentence about Germany, and after the same sentence about
 another country. The city of the sentence is the same in both, so that what differs is only whether it matters. The
 wording counts: after "In 2031 the capital of Germany was moved to Madrid" SmolLM2 gave that city once for 36 countries,
-so it is not the sentence used here. Run
+so it is not the sentence used here. Only the sentence about the same country repeats the country's name, so that heads
+which look for what followed a name before (induction) are among those that look at the city more. Run
 
     python scripts/studies/facts.py [--model story] [--quick]
 """
@@ -101,7 +102,8 @@ def tell(found: Found) -> str:
     lines.append(
         "intervals of shares are Clopper–Pearson, of differences percentile bootstrap, both 95 %; counts of heads are "
         "at p ≤ 0.05 after correction for their number (Benjamini–Hochberg); the strongest were picked out of all, so "
-        "that their differences are likely a little smaller; looking is not yet causing"
+        "that their differences are likely a little smaller. Looking is not yet causing, and only a sentence about the "
+        "same country repeats its name, which induction heads follow whatever the question"
     )
     return "\n".join(lines)
 
