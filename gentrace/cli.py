@@ -19,6 +19,7 @@ import click
 import gentrace
 from gentrace.errors import GentraceError
 from gentrace.export.command import picture
+from gentrace.reports.command import report
 from gentrace.studies.commands import study
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def view(paths: tuple[Path, ...], out: Path, layers: str | None, open_page: bool
 
 
 main.add_command(picture)
+study.add_command(report)
 main.add_command(study)
 
 

@@ -22,6 +22,7 @@ BELOW = {
     "export": {"errors", "trace", "views"},
     "demo": {"errors"},
     "studies": {"errors", "axes", "stitch", "trace", "capture", "analysis", "demo"},
+    "reports": {"errors", "axes", "stitch", "trace", "analysis", "views", "explorer", "studies"},
     "cli": {
         "errors",
         "axes",
@@ -34,6 +35,7 @@ BELOW = {
         "export",
         "demo",
         "studies",
+        "reports",
     },
     "__main__": {"cli"},
 }

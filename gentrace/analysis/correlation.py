@@ -2,8 +2,10 @@
 
 Row p predicts token p + 1, so what a head did in row p is set beside the surprise of token p + 1. Tokens of one text
 are not independent, so neighbours are drawn together in the bootstrap, or whole texts when there are many. Later rows
-see more keys, and later tokens are often less surprising, which alone makes a measure such as entropy go with surprise:
-``hold_position`` takes that out.
+see more keys, and later tokens are often less surprising, which alone makes a measure such as entropy go with surprise.
+``hold_position`` takes that out. It is not the default, because the plain correlation is what the name says and what
+anyone can compute again; a measure's name tells the two apart, ``surprise_correlation(attention_entropy)`` and
+``surprise_correlation(attention_entropy | position)``. Before saying that a head watches for surprise, ask for both.
 """
 
 from collections.abc import Sequence
@@ -45,7 +47,9 @@ def surprise_correlation(
         trace: The trace.
         measure: A measure with a "query" axis, by name or as a function.
         method: "pearson", or "spearman" for Pearson's correlation of ranks, which are taken once, before resampling.
-        hold_position: Give the partial correlation, the row's position being held constant.
+        hold_position: Give the partial correlation, the row's position being held constant: of what is left of both
+            after a straight line over positions (of ranks over ranks, if "spearman") was taken off. Without it, a
+            common drift along the text counts as correlation.
         block: Neighbouring tokens to draw together; the cube root of their number if None.
         level: Coverage of intervals.
         resamples: How many resamples to draw; all heads share them.
@@ -67,7 +71,7 @@ def surprise_correlation(
     size = block if block is not None else max(1, round(cells.shape[1] ** (1 / 3)))
     held = np.array(found.coordinates["query"], dtype=np.float64) if hold_position else None
     figures = _correlate(cells, target, held, method, Plan(level, resamples, seed, size), None)
-    return _with_statistics(found, figures, (found,))
+    return _with_statistics(found, figures, (found,), hold_position=hold_position)
 
 
 def pooled_surprise_correlation(
@@ -118,7 +122,7 @@ def pooled_surprise_correlation(
     positions = [np.array(measure.coordinates["query"], dtype=np.float64) for measure in measures]
     held = np.concatenate(positions) if hold_position else None
     figures = _correlate(cells, target, held, method, Plan(level, resamples, seed), texts)
-    return _with_statistics(measures[0], figures, measures)
+    return _with_statistics(measures[0], figures, measures, hold_position=hold_position)
 
 
 def _aligned(measure: Measure, surprise: Measure) -> tuple[Array, Array]:
@@ -221,12 +225,14 @@ def _deviation(found: Array) -> Array:
     return np.sqrt(np.where(known, (found - mean) ** 2, 0.0).sum(0) / np.maximum(count - 1, 1))
 
 
-def _with_statistics(like: Measure, figures: tuple[Array, ...], measures: Sequence[Measure]) -> Measure:
+def _with_statistics(
+    like: Measure, figures: tuple[Array, ...], measures: Sequence[Measure], *, hold_position: bool
+) -> Measure:
     axes = tuple(axis for axis in like.axes if axis != "query")
     coordinates = {axis: like.coordinates[axis] for axis in axes}
     shape = tuple(len(labels) for labels in coordinates.values())
     return Measure(
-        f"surprise_correlation({like.name})",
+        f"surprise_correlation({like.name}{' | position' if hold_position else ''})",
         np.stack(figures, -1).reshape(*shape, len(CORRELATION)),
         (*axes, "statistic"),
         "correlation; p; count",

@@ -13,12 +13,13 @@ import itertools
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from gentrace.analysis import Measure, MeasureError, evaluate, find
+from gentrace.analysis.measure import Label
 from gentrace.errors import StudyError
 from gentrace.studies.spec import MeasureSpec
 from gentrace.trace.trace import Trace
@@ -44,6 +45,8 @@ class Measured:
     """Layer and head → mean over the text."""
     steps: Mapping[Place, list[float]] | None = None
     """Layer and head → value at each position from 0, NaN where there is none; only with ``heads``."""
+    unit: str = ""
+    """Of the values, as the measure calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +169,22 @@ def columns_of(found: Measure, name: str, heads: Mapping[int, int], *, steps: bo
     for labels in itertools.product(*(found.coordinates[axis] for axis in named)):
         part = found.select(**dict(zip(named, labels, strict=True))) if named else found
         column = ".".join([name, *map(str, labels)])
+        part = replace(part, unit=_unit(found.unit, labels))
         if rest:
             columns.append(_by_head(part, column, along, heads, steps=steps))
         elif along:
             values = zip(part.coordinates[along[0]], part.values.tolist(), strict=True)
-            columns.append(Measured(column, positions={int(position): value for position, value in values}))
+            positions = {int(position): value for position, value in values}
+            columns.append(Measured(column, positions=positions, unit=part.unit))
         else:
-            columns.append(Measured(column, scalar=float(part)))
+            columns.append(Measured(column, scalar=float(part), unit=part.unit))
     return columns
+
+
+def _unit(unit: str, labels: Sequence[Label]) -> str:
+    """The unit of a column; a measure of several statistics names those of the figure itself first."""
+    own = [{"p": "", "p_adjusted": "", "d": "", "delta": "", "count": "values"}.get(str(label)) for label in labels]
+    return next((one for one in own if one is not None), unit.partition(";")[0])
 
 
 def _by_head(part: Measure, column: str, along: list[str], heads: Mapping[int, int], *, steps: bool) -> Measured:
@@ -193,4 +204,4 @@ def _by_head(part: Measure, column: str, along: list[str], heads: Mapping[int, i
                 labels = [int(label) for label in part.coordinates[along[0]]]
                 known = dict(zip(labels, values[row, column_number].tolist(), strict=True))
                 series[place] = [known.get(position, float("nan")) for position in range(max(labels, default=-1) + 1)]
-    return Measured(column, heads=mean, steps=series or None)
+    return Measured(column, heads=mean, steps=series or None, unit=part.unit)

@@ -7,11 +7,12 @@ in a folder is executed by reading it.
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from gentrace.studies.filters import Filter, expression_of, values_of
 from gentrace.studies.folder import SHORT, Folder, Record
 from gentrace.studies.kept import head_places
 from gentrace.studies.spec import Spec, parse_spec
-from gentrace.studies.tables import WHOSE, schema_of
+from gentrace.studies.tables import STEPS, UNIT, WHOSE, schema_of
 from gentrace.trace.file import load
 from gentrace.trace.trace import Trace
 
@@ -40,6 +41,17 @@ TYPES: dict[str, pa.DataType] = {
     )
 }
 """Column types by the names that records call them."""
+
+
+class Column(NamedTuple):
+    """Where a measure's values are."""
+
+    table: str
+    """"heads", "tokens" or "generations"."""
+    unit: str
+    """Unit of the values."""
+    steps: bool = False
+    """Whether a head's values step by step were kept too, in the column ``NAME.steps``."""
 
 
 def open_study(path: Path | str) -> "Study":
@@ -86,6 +98,31 @@ class Study:
     def factors(self) -> tuple[str, ...]:
         """The columns that the prompts were compared by."""
         return tuple(self.manifest["factors"])
+
+    @property
+    def measures(self) -> dict[str, Column]:
+        """The columns that measures made: name → its table and its unit."""
+        return self._measures
+
+    @cached_property
+    def _measures(self) -> dict[str, Column]:
+        found: dict[str, Column] = {}
+        stepwise: set[str] = set()
+        for record in self.records:
+            for file in record.files:
+                if file.kind not in ("heads", "tokens", "generations"):
+                    continue
+                new = set(file.columns) - set(schema_of(file.kind, {})) - set(self.factors) - set(found) - stepwise
+                if not new:
+                    continue
+                schema = pq.read_schema(self.folder.root / file.path)
+                for name in (name for name in file.columns if name in new):
+                    if name.endswith(STEPS):
+                        stepwise.add(name)
+                    else:
+                        unit = (schema.field(name).metadata or {}).get(UNIT, b"").decode()
+                        found[name] = Column(file.kind, unit)
+        return {name: column._replace(steps=name + STEPS in stepwise) for name, column in found.items()}
 
     @property
     def complete(self) -> bool:
@@ -224,7 +261,7 @@ class Study:
                 f"only the heads {self.manifest['spec']['keep']['heads']} were kept",
                 "use attention(generation, layer, head) or scores(…)",
             )
-        return self._load(generation)
+        return load(self.trace_path(generation))
 
     def attention(self, generation: int | str, layer: int, head: int) -> Tensor:
         """``[query, key]`` attention of a head, from a whole trace or from one of chosen heads.
@@ -248,9 +285,17 @@ class Study:
         heads = [(int(one), int(other)) for one, other in self.manifest["spec"]["keep"]["heads"]]
         if heads and (layer, head) not in heads:
             raise StudyError(f"reading head {head} of layer {layer}", f"only {heads} were kept", "choose one of them")
-        return self._load(generation), head_places(heads)[layer, head] if heads else head
+        return load(self.trace_path(generation)), head_places(heads)[layer, head] if heads else head
 
-    def _load(self, generation: int | str) -> Trace:
+    def trace_path(self, generation: int | str) -> Path:
+        """The file of a generation's trace, such as for ``gentrace view``.
+
+        Args:
+            generation: Its number, as in `generations`, or its name.
+
+        Raises:
+            StudyError: If there is no such generation, it is not finished, or its trace was not kept.
+        """
         doing = f"reading the trace of generation {generation}"
         column = self._column("number" if isinstance(generation, int) else "generation")
         if generation not in column:
@@ -266,7 +311,7 @@ class Study:
             kept = self.manifest["spec"]["keep"]["traces"] or self.manifest["spec"]["keep"]["heads"]
             change = "see failures()" if kept else "run the study with keep.traces = true"
             raise StudyError(doing, "it failed" if kept else "traces were not kept", change)
-        return load(self.folder.root / found[0].path)
+        return self.folder.root / found[0].path
 
     def _column(self, name: str) -> list[Any]:
         return self._plan.column(name).to_pylist()

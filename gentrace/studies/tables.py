@@ -4,7 +4,7 @@ Every table begins with the same columns, which say which generation a row belon
 filtered and compared alone. A measure's column is there in every part in which at least one generation has it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,10 @@ OWN: dict[str, dict[str, pa.DataType]] = {
     "failures": {"prompt": pa.string(), "stage": pa.string(), "error": pa.string(), "try": pa.int32()},
 }
 """Each table's own columns, beside measures."""
+STEPS = ".steps"
+"""What the column with a measure's values step by step adds to the measure's name."""
+UNIT = b"unit"
+"""Key of a measure's unit in the metadata of its column."""
 EXTRA = ("number", "prompt", "refused", "batch")
 """Columns that are added when a study is read."""
 RESERVED = frozenset({*WHOSE, *EXTRA, *(column for columns in OWN.values() for column in columns)})
@@ -101,20 +105,27 @@ class Columns:
     """Columns that grow row by row; what a row does not have is null."""
 
     types: dict[str, pa.DataType]
+    units: dict[str, str] = field(default_factory=dict[str, str])
+    """Column → unit, of measures; a part's own schema carries them."""
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
-    def add(self, row: dict[str, Any], measures: Mapping[str, Any], kind: pa.DataType) -> None:
-        """Add a row, whose measures may bring columns of their own."""
-        for name in measures:
-            self.types.setdefault(name, kind)
-        self.rows.append({**row, **measures})
+    def declare(self, measured: Iterable[Measured]) -> None:
+        """Make columns for measures, in which rows may follow."""
+        for one in measured:
+            self.types.setdefault(one.column, pa.float64())
+            self.units[one.column] = one.unit
+            if one.steps is not None:
+                self.types.setdefault(one.column + STEPS, pa.list_(pa.float32()))
+                self.units[one.column + STEPS] = one.unit
 
     def table(self) -> pa.Table:
         """All of them, as they were added."""
-        return pa.table(
-            {name: pa.array([row.get(name) for row in self.rows], kind) for name, kind in self.types.items()},
-            schema=pa.schema(list(self.types.items())),
-        )
+        fields = [
+            pa.field(name, kind, metadata={UNIT: self.units[name]} if self.units.get(name) else None)
+            for name, kind in self.types.items()
+        ]
+        columns = {name: pa.array([row.get(name) for row in self.rows], kind) for name, kind in self.types.items()}
+        return pa.table(columns, schema=pa.schema(fields))
 
 
 def schema_of(table: str, factors: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
@@ -142,7 +153,7 @@ def make_tables(
         _add_heads(made["heads"], one)
     for failure in failures:
         own = {"prompt": failure.prompt, "stage": failure.stage, "error": failure.error, "try": failure.attempt}
-        made["failures"].add(_begin(failure.whose) | own, {}, pa.float64())
+        made["failures"].rows.append(_begin(failure.whose) | own)
     return {kind: columns.table() for kind, columns in made.items()}
 
 
@@ -164,8 +175,9 @@ def _add_generation(columns: Columns, one: Finished) -> None:
         "completion": "".join(tokens.texts[start:]),
         "trace": one.kept,
     }
-    scalars = {measured.column: measured.scalar for measured in one.measured if measured.scalar is not None}
-    columns.add(_begin(one.whose) | row, scalars, pa.float64())
+    measured = [measured for measured in one.measured if measured.scalar is not None]
+    columns.declare(measured)
+    columns.rows.append(_begin(one.whose) | row | {each.column: each.scalar for each in measured})
 
 
 def _add_tokens(columns: Columns, one: Finished) -> None:
@@ -173,7 +185,8 @@ def _add_tokens(columns: Columns, one: Finished) -> None:
     texts = {
         name: getattr(tokens, name).tolist() for name in ("ids", "logprobs", "sampled_logprobs", "entropy", "rank")
     }
-    by_position = {measured.column: measured.positions for measured in one.measured if measured.positions is not None}
+    measured = [measured for measured in one.measured if measured.positions is not None]
+    columns.declare(measured)
     for position, text in enumerate(tokens.texts):
         row = {
             "position": position,
@@ -185,21 +198,18 @@ def _add_tokens(columns: Columns, one: Finished) -> None:
             "entropy": texts["entropy"][position],
             "rank": texts["rank"][position],
         }
-        measures = {name: values.get(position) for name, values in by_position.items()}
-        columns.add(begin | row, measures, pa.float64())
+        columns.rows.append(begin | row | {each.column: (each.positions or {}).get(position) for each in measured})
 
 
 def _add_heads(columns: Columns, one: Finished) -> None:
     begin = _begin(one.whose)
     own = [info for info in one.trace.layers if info.kind == "self"]
-    means = {measured.column: measured.heads for measured in one.measured if measured.heads is not None}
-    steps = {f"{measured.column}.steps": measured.steps for measured in one.measured if measured.steps is not None}
-    for name in steps:
-        columns.types.setdefault(name, pa.list_(pa.float32()))
+    measured = [measured for measured in one.measured if measured.heads is not None]
+    columns.declare(measured)
     for info in own:
         for head in range(info.heads):
             place = info.index, head
             row = {"layer": info.index, "head": head}
-            measures = {name: values.get(place) for name, values in means.items()}
-            series = {name: values.get(place) for name, values in steps.items()}
-            columns.add(begin | row | series, measures, pa.float64())
+            row |= {each.column: (each.heads or {}).get(place) for each in measured}
+            row |= {each.column + STEPS: each.steps.get(place) for each in measured if each.steps is not None}
+            columns.rows.append(begin | row)

@@ -1,11 +1,18 @@
-"""What a trace looks like: the only room with Plotly. A view takes a finished trace and returns a value."""
+"""What a trace looks like: the only room with Plotly. A view takes a finished trace and returns a value.
+
+`head_map`, `distribution`, `by_step` and `contrast` take a study instead, as `gentrace.open_study` gives it.
+"""
 
 from gentrace.stitch.rotary import RotaryRule
 from gentrace.views.attention_grid import attention_grid
 from gentrace.views.attention_map import attention_map
 from gentrace.views.attention_table import attention_frame, attention_table
+from gentrace.views.by_step import by_step
 from gentrace.views.cells import mean
 from gentrace.views.compare import compare
+from gentrace.views.contrast import contrast
+from gentrace.views.distribution import distribution
+from gentrace.views.head_map import head_map
 from gentrace.views.head_view import head_view
 from gentrace.views.model_view import model_view
 from gentrace.views.neuron_view import neuron_view
@@ -19,7 +26,11 @@ __all__ = [
     "attention_grid",
     "attention_map",
     "attention_table",
+    "by_step",
     "compare",
+    "contrast",
+    "distribution",
+    "head_map",
     "head_view",
     "mean",
     "model_view",

@@ -3,6 +3,10 @@
 import base64
 import hashlib
 import json
+import zlib
+from functools import cache
+
+from plotly.offline import get_plotlyjs
 
 
 def script_json(value: object) -> str:
@@ -14,3 +18,10 @@ def script_json(value: object) -> str:
 def policy_hash(text: str) -> str:
     """How a security policy names a script or a style that stands in the page."""
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+
+@cache
+def plotly_script() -> tuple[str, str]:
+    """Plotly's script, deflated and in base64, and its hash for the security policy."""
+    source = get_plotlyjs()
+    return base64.b64encode(zlib.compress(source.encode(), 9)).decode(), policy_hash(source)

@@ -8,22 +8,19 @@ each named by its hash.
 
 import base64
 import html
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
 from importlib.resources import files
 from string import Template
 from typing import Any
 
 import torch
-from plotly.offline import get_plotlyjs
 
 from gentrace.errors import ViewBudgetError
 from gentrace.trace.info import LayerInfo
 from gentrace.trace.trace import Trace
 from gentrace.views import theme
-from gentrace.views.inlined import policy_hash, script_json
+from gentrace.views.inlined import plotly_script, policy_hash, script_json
 from gentrace.views.timeline import (
     FULL_ROWS,
     LOG_FLOOR,
@@ -183,13 +180,6 @@ def _encode(one: Panel, rows: range) -> tuple[bytes, bytes]:
     return denominator.numpy().astype("<f4").tobytes(), logs[lower].numpy().astype("<f2").tobytes()
 
 
-@cache
-def _plotly() -> tuple[str, str]:
-    """Plotly's script, deflated and in base64, and its hash for the security policy."""
-    source = get_plotlyjs()
-    return base64.b64encode(zlib.compress(source.encode(), 9)).decode(), policy_hash(source)
-
-
 def _asset(name: str) -> str:
     return (files("gentrace.views") / "assets" / name).read_text("utf-8")
 
@@ -207,7 +197,7 @@ def _style() -> str:
 
 def _assemble(title: str, payload: str, matrices: str) -> str:
     scripts = [_asset(name) for name in SCRIPTS]
-    plotly, plotly_hash = _plotly()
+    plotly, plotly_hash = plotly_script()
     hashes = " ".join([*(policy_hash(script) for script in scripts), plotly_hash])
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "

@@ -129,6 +129,19 @@ def test_holding_the_position_takes_a_common_drift_out(method: Any) -> None:
         assert figures(held, 0)["correlation"] == pytest.approx(stats.pearsonr(*rest).statistic, abs=1e-5)
 
 
+def test_holding_the_position_by_hand() -> None:
+    # Surprise 1, 2, 4, 3 and a head 1, 3, 2, 4 at rows 0 … 3. Each correlates with the position by 4/5, and with the
+    # other by 2/5; held constant, (2/5 − 4/5 · 4/5) / (1 − (4/5)²) = −2/3.
+    surprise, head = np.array([1.0, 2, 4, 3]), np.array([[1.0, 3, 2, 4]])
+    for method in ("pearson", "spearman"):
+        options: dict[str, Any] = {"method": method, "block": 1, "resamples": 20}
+        plain = correlate(surprise, head, **options)
+        held = correlate(surprise, head, hold_position=True, **options)
+        assert figures(plain, 0)["correlation"] == pytest.approx(2 / 5)
+        assert figures(held, 0)["correlation"] == pytest.approx(-2 / 3)
+        assert held.name == plain.name.replace(")", " | position)")
+
+
 def test_what_cannot_be_told_is_nan() -> None:
     rng = np.random.default_rng(6)
     surprise, heads = rng.normal(size=30), rng.normal(size=(3, 30))

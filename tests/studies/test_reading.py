@@ -157,3 +157,33 @@ def test_a_study_without_results_can_be_read(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     assert len(study.tokens()) == len(study.heads()) == len(study.generations()) == len(study.failures()) == 0
     assert "position" in study.tokens().columns
+
+
+def test_measures_say_where_they_are_and_in_which_unit(study: Study) -> None:
+    assert study.measures == {
+        "token_surprise": ("tokens", "nats", False),
+        "attention_entropy": ("heads", "nats", False),
+    }
+    assert study.measures["attention_entropy"].unit == "nats"
+
+
+def test_units_of_statistics_and_of_values_step_by_step(tmp_path: Path) -> None:
+    measures = [
+        {"measure": "surprise_correlation", "name": "goes_with", "options": {"resamples": 20}},
+        {"measure": "span_mass", "name": "mass"},
+    ]
+    run(made_spec(measures=measures, keep={"steps": True}, decoding=[{"max_new_tokens": 6}]), tmp_path / "study")
+    found = open_study(tmp_path / "study").measures
+    assert found["goes_with.correlation"] == ("heads", "correlation", False)
+    assert found["goes_with.p_adjusted"].unit == ""
+    assert found["goes_with.count"].unit == "values"
+    assert found["mass.prompt"] == ("heads", "share", True)
+    assert not any(name.endswith(".steps") for name in found)
+
+
+def test_the_file_of_a_trace(study: Study, folder: Path) -> None:
+    path = study.trace_path(3)
+    assert path.parent == folder / "traces"
+    assert gentrace.load(path).tokens.text == study.trace(3).tokens.text
+    with pytest.raises(StudyError, match="generations 0 … 27"):
+        study.trace_path(28)
