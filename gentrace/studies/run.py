@@ -69,7 +69,8 @@ def run_study(
         spec: What to do; None to go on with what the folder says.
         out: The study's folder.
         engine: Who does the work; this process if None.
-        device: Where models go that the specification gives no device.
+        device: Where models go that the specification gives no device, if this process does the work; an engine has
+            its own.
         retry_failed: Do batches again in which something failed.
         prune: Remove finished batches that are planned no more.
         progress: Whether to show a bar on standard error.
@@ -91,7 +92,8 @@ def run_study(
     with _disk_errors(folder):
         folder.root.mkdir(parents=True, exist_ok=True)
         with Lock(folder.root / LOCK, say=say) as lock:
-            models, plan = plan_study(spec, folder, device=device)
+            device = device if engine is None else engine.device
+            models, plan = plan_study(spec, folder, device=device, elsewhere=engine is not None)
             folder.make()
             swept = folder.sweep()
             if swept:
@@ -99,18 +101,26 @@ def run_study(
             _begin(folder, plan)
             tasks, reused = _todo(folder, plan, retry_failed=retry_failed, progress=progress, say=say)
             _explain_unplanned(folder, plan, prune=prune, say=say)
+            if engine is not None:
+                models.close()
             doer = engine or LocalEngine(device, models)
-            tokens = _work(folder, plan, lock, doer, tasks, progress=progress)
+            tokens = _work(folder, plan, lock, doer, tasks, progress=progress, say=say)
+            if engine is not None:
+                # Workers that were killed may have left something.
+                folder.sweep()
             return Summary(len(plan.generations), len(tasks), reused, _failed(folder, plan), tokens)
 
 
-def plan_study(spec: Spec | None, folder: Folder, *, device: str | None = None) -> tuple[Models, Plan]:
+def plan_study(
+    spec: Spec | None, folder: Folder, *, device: str | None = None, elsewhere: bool = False
+) -> tuple[Models, Plan]:
     """The plan of a specification, or of what a folder says.
 
     Args:
         spec: What to do; None for what the folder says.
         folder: The study's folder, which is read only if there is no specification.
         device: Where models go that the specification gives no device.
+        elsewhere: Whether other processes will do the work; models are then only looked at here, on the CPU.
 
     Raises:
         StudyError: If anything in it cannot be used.
@@ -129,7 +139,7 @@ def plan_study(spec: Spec | None, folder: Folder, *, device: str | None = None) 
         import torch
 
         torch.set_num_threads(spec.threads)
-    models = Models(base, device)
+    models = Models(base, device, elsewhere)
     return models, make_plan(spec, prompts, models, folders=[folder.resolve() for folder in folders])
 
 
@@ -219,7 +229,16 @@ def _explain_unplanned(folder: Folder, plan: Plan, *, prune: bool, say: Callable
         say(f"{len(old)} finished batches are planned no more; they stay ({size / 1e6:.1f} MB, --prune removes them)")
 
 
-def _work(folder: Folder, plan: Plan, lock: Lock, engine: Engine, tasks: Sequence[Task], *, progress: bool) -> int:
+def _work(
+    folder: Folder,
+    plan: Plan,
+    lock: Lock,
+    engine: Engine,
+    tasks: Sequence[Task],
+    *,
+    progress: bool,
+    say: Callable[[str], object],
+) -> int:
     """Do the tasks and commit each.
 
     Returns:
@@ -234,7 +253,7 @@ def _work(folder: Folder, plan: Plan, lock: Lock, engine: Engine, tasks: Sequenc
     total = sum(len(task.batch.generations) for task in tasks)
     with (
         _bar(total, "study", shown=progress) as bar,
-        contextlib.closing(_closable(engine.run(tasks, plan.recipe, folder))) as staged,
+        contextlib.closing(_closable(engine.run(tasks, plan.recipe, folder, say))) as staged,
     ):
         for one in staged:
             # An engine whose worker died may do a batch twice; the first result stays.

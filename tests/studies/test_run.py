@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,12 +246,16 @@ def test_user_code_travels_with_the_folder(tmp_path: Path) -> None:
 class Clumsy:
     """An engine that does batches in another order, some twice, and leaves the last ones undone."""
 
+    device = None
+
     def __init__(self, undone: int = 0) -> None:
         self.undone = undone
 
-    def run(self, tasks: Sequence[Task], recipe: Recipe, folder: Folder) -> Iterator[Staged]:
+    def run(
+        self, tasks: Sequence[Task], recipe: Recipe, folder: Folder, say: Callable[[str], object]
+    ) -> Iterator[Staged]:
         mine = list(reversed(tasks))[: len(tasks) - self.undone]
-        yield from LocalEngine().run([*mine, *mine[:2]], recipe, folder)
+        yield from LocalEngine().run([*mine, *mine[:2]], recipe, folder, say)
 
 
 def test_the_tables_do_not_depend_on_the_engine(whole: Path, tmp_path: Path) -> None:
