@@ -133,8 +133,7 @@ class _Work:
             self.unready += 1
             if self.unready >= self.tries:
                 what = f"{self.tries} in a row died before they were ready, the last of {death.reason}"
-                change = "see above what it said; a script of your own must begin under if __name__ == '__main__'"
-                raise StudyError("starting a worker", what, change)
+                raise StudyError("starting a worker", what, "see above what it said")
         given_up = None
         if task is not None:
             batch = task.batch

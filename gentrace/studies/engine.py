@@ -40,8 +40,10 @@ Answer: TypeAlias = Staged | StudyError | OSError
 class Engine(Protocol):
     """Does batches, in any order, each at least once."""
 
-    device: str | None
-    """Where models go that the specification gives no device, which the study is planned for; None for the CPU."""
+    @property
+    def device(self) -> str | None:
+        """Where models go that the specification gives no device, which the study is planned for; None for the CPU."""
+        ...
 
     def run(
         self, tasks: Sequence[Task], recipe: Recipe, folder: Folder, say: Callable[[str], object]

@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -94,7 +96,7 @@ class _Processes:
         device = self._vacant.pop(0)
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs, self._recipe, self._root, device), daemon=True)
-        with _uninterrupted():
+        with _uninterrupted(), _without_main():
             process.start()
         # Ours is then the only end left here, so that the worker's death closes the line.
         theirs.close()
@@ -147,6 +149,17 @@ def _end_with_parent() -> None:
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
+
+
+@contextmanager
+def _without_main() -> Generator[None]:
+    """What is started in here does not run the user's script again, of which it needs nothing."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager
