@@ -26,7 +26,7 @@ from gentrace.studies.work import Staged
 STORE = 100 * 2**20
 """Bytes of the object store of a cluster that is started here: only tasks and records go through it."""
 NOTICE = 60.0
-"""Seconds without any news after which the user is told what is waited for."""
+"""Seconds without a worker after which the user is told what is waited for."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """No statistics are sent to anybody, and Ray does not warn of a change to come."""
 
@@ -65,15 +65,23 @@ class RayEngine:
         if not tasks:
             return
         with connected(self.address, self.timeout) as ray:
-            size = self.workers or self._room(ray)
+            room = self._room(ray, say)
+            size = self.workers or room
             crew = _Actors(ray, self, recipe, folder.root.resolve(), say)
             yield from dispatch(crew, tasks, recipe, folder, size=size, say=say, tries=self.tries)
 
-    def _room(self, ray: Any) -> int:
+    def _room(self, ray: Any, say: Callable[[str], object]) -> int:
         """How many workers the cluster can have."""
         there = ray.cluster_resources()
         asked = {"CPU": self.cpus, "GPU": self.gpus}
-        return min((int(there.get(name, 0) / count) for name, count in asked.items() if count), default=1) or 1
+        found = min((int(there.get(name, 0) / count) for name, count in asked.items() if count), default=1)
+        if not found:
+            needs = " and ".join(f"{count:g} {name}" for name, count in asked.items() if count)
+            has = " and ".join(f"{there.get(name, 0):g} {name}" for name in asked)
+            if self.address is None:
+                raise StudyError("starting workers", f"one needs {needs}; this machine has {has}", "ask for less")
+            say(f"a worker needs {needs}; the cluster has {has}: waiting for more")
+        return found or 1
 
 
 @contextmanager
@@ -118,18 +126,20 @@ class _Actors:
     """A crew of Ray actors; see `gentrace.studies.dispatch.Crew`."""
 
     def __init__(self, ray: Any, engine: RayEngine, recipe: Recipe, root: Path, say: Callable[[str], object]) -> None:
-        self._ray, self._say, self._engine = ray, say, engine
+        self._ray, self._say = ray, say
         # Ray starts no actor again by itself: the batch goes to whoever is free, on whatever node is left.
         options = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "max_restarts": 0, "max_task_retries": 0}
         self._kind = ray.remote(**options)(Replica)
         self._made_of = recipe, root, engine.device
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, int] = {}
+        self._starting: set[int] = set()
         self._numbers = itertools.count()
 
     def hire(self) -> None:
         number = next(self._numbers)
         self._actors[number] = self._kind.remote(*self._made_of)
+        self._starting.add(number)
         self._pending[self._actors[number].ready.remote()] = number
 
     def send(self, worker: int, task: Task) -> None:
@@ -140,9 +150,8 @@ class _Actors:
             done, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=NOTICE)
             if done:
                 return [self._event(ref) for ref in done]
-            if len(self._pending) == len(self._actors):
-                asked = f"{self._engine.cpus:g} CPUs and {self._engine.gpus:g} GPUs"
-                self._say(f"no news for {NOTICE:.0f} s from workers on Ray; each needs {asked}")
+            if len(self._starting) == len(self._actors):
+                self._say("waiting for Ray to start a worker: ray status tells what the cluster is doing")
 
     def dismiss(self) -> None:
         for actor in self._actors.values():
@@ -151,24 +160,26 @@ class _Actors:
 
     def _event(self, ref: Any) -> tuple[int, Answer | Died | None]:
         worker = self._pending.pop(ref)
+        self._starting.discard(worker)
         try:
             return worker, self._ray.get(ref)
         except self._ray.exceptions.RayActorError as error:
             with contextlib.suppress(Exception):
                 self._ray.kill(self._actors.pop(worker))
-            return worker, Died(_reason(error))
+            return worker, Died(f"lost by Ray: {_said(error)}")
         except self._ray.exceptions.RayError as error:
-            return worker, StudyError("working on Ray", _reason(error))
+            return worker, StudyError("working on Ray", _said(error))
 
 
-def _reason(error: Exception) -> str:
-    """The first sentence of what Ray says."""
-    return f"lost by Ray: {' '.join(str(error).split())[:200]}"
+def _said(error: Exception) -> str:
+    """What happened, of the much that Ray says; without the numbers of processes and actors."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if len(lines) < 2 or "unexpectedly" in lines[0] else f"{lines[0]} {lines[-1]}"
 
 
 def _answering(address: str, timeout: float) -> None:
     """Ray itself waits long for an address at which nobody is, and ends the process if somebody else is."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         if address == "auto":
             return

@@ -56,7 +56,7 @@ def deadly(ray: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
 
 def test_a_killed_actor_changes_nothing(deadly: tuple[Path, list[str]]) -> None:
     folder, said = deadly
-    assert "lost by Ray: The actor died unexpectedly" in said_about(said, "the batch is done again")
+    assert "(lost by Ray: The actor died unexpectedly before" in said_about(said, "the batch is done again")
     workers = workers_seen(folder)
     assert len(workers) >= 2
     assert os.getpid() not in workers
@@ -87,6 +87,11 @@ def test_a_cluster_that_is_there_is_joined(ray: Any, deadly: tuple[Path, list[st
     # Joining does not end it.
     assert ray.is_initialized()
     assert len(ray.nodes()) == 1
+
+
+def test_too_much_is_not_waited_for(ray: Any, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"one needs 1 CPU and 64 GPU; this machine has \d+ CPU and \d+ GPU. ask for"):
+        run(made_spec(), tmp_path, engine=RayEngine(gpus=64))
 
 
 def test_what_stops_a_worker_is_told_here(ray: Any, tmp_path: Path) -> None:
