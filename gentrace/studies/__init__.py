@@ -1,15 +1,18 @@
 """Many generations: a specification, a runner that loses nothing, and results that are read like a table.
 
 `load_spec` reads a study from a TOML or YAML file, `run_study` does it or goes on with it, `open_study` reads what came
-out, `verify_study` computes some of it again. An `Engine` decides who does the planned batches.
+out, `verify_study` computes some of it again. An `Engine` decides who does the planned batches: this process, several
+on this machine (`PoolEngine`), or those of a cluster (`RayEngine`).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gentrace.studies.cluster import RayEngine
     from gentrace.studies.engine import Engine, LocalEngine, Task
     from gentrace.studies.errors import HopelessRun, LockedError, SpecError
+    from gentrace.studies.pool import PoolEngine
     from gentrace.studies.reading import Study, open_study
     from gentrace.studies.run import Summary, run_study
     from gentrace.studies.spec import Spec, load_spec, parse_spec
@@ -21,6 +24,8 @@ __all__ = [
     "HopelessRun",
     "LocalEngine",
     "LockedError",
+    "PoolEngine",
+    "RayEngine",
     "Spec",
     "SpecError",
     "Staged",
@@ -40,6 +45,8 @@ _HOMES = {
     "HopelessRun": "errors",
     "LocalEngine": "engine",
     "LockedError": "errors",
+    "PoolEngine": "pool",
+    "RayEngine": "cluster",
     "Spec": "spec",
     "SpecError": "errors",
     "Staged": "work",

@@ -6,6 +6,9 @@ from typing import Any
 
 SHOWN = 3
 """Changes that one line names."""
+WIDTH = 24
+"""Letters of a value that a line shows."""
+ORDER = "the order of the measures"
 
 
 def explain(old: Sequence[Mapping[str, Any]], planned: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -30,14 +33,31 @@ def explain(old: Sequence[Mapping[str, Any]], planned: Sequence[Mapping[str, Any
     ]
 
 
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs between two batches' ingredients, a phrase each, without their prompts.
+
+    Args:
+        before: What was.
+        after: What is.
+    """
+    return _phrases(flattened(before), flattened(after))
+
+
 def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Ingredients under dotted names, without the prompts."""
+    """Ingredients under dotted names."""
     found: dict[str, Any] = {}
     for name, entry in value.items():
         if name == "decoding":
             found |= {"decoding": entry[0], **flattened(entry[1], "decoding.")}
         elif name == "prompts" and not prefix:
             found |= {f"prompt {prompt[0]}": prompt[1:] for prompt in entry}
+        elif name == "measures" and not prefix:
+            found[ORDER] = [measure["name"] for measure in entry]
+            for measure in entry:
+                label = f"measure {measure['name']}"
+                # What a registered measure computes, the version of gentrace says.
+                parts = {"source": measure["code"]} if measure["code"] is not None else {}
+                found |= {label: measure["measure"], **flattened(parts | measure["options"], f"{label}.")}
         elif isinstance(entry, Mapping) and entry:
             found |= flattened(entry, f"{prefix}{name}.")
         else:
@@ -50,27 +70,37 @@ def _reason(old: Mapping[str, Any], by_prompt: Mapping[str, list[int]], planned:
     if not candidates:
         return "none of their prompts is planned any more"
     before = flattened(old)
-
-    def differences(place: int) -> list[str]:
-        return [name for name in {**before, **planned[place]} if before.get(name) != planned[place].get(name)]
-
-    place = min(sorted(candidates), key=lambda place: len(differences(place)))
-    after = planned[place]
-    names = differences(place)
-    prompts = [name for name in names if name.startswith("prompt ")]
-    lines = [_line(name, before, after) for name in names if name not in prompts]
-    if prompts:
-        lines.append(_prompts(prompts, before, after))
+    place = min(sorted(candidates), key=lambda place: len(_differences(before, planned[place])))
+    lines = _phrases(before, planned[place])
     more = f" and {len(lines) - SHOWN} more changes" if len(lines) > SHOWN else ""
     return "; ".join(lines[:SHOWN]) + more
 
 
-def _line(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+
+
+def _phrases(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    names = _differences(before, after)
+    own = [name for name in names if not name.startswith(("prompt ", ORDER))]
+    if not own and ORDER in names:
+        own = [ORDER]
+    # A measure that is new or gone is one change, whatever its source and options.
+    whole = {f"{name}." for name in own if name.startswith("measure ") and (name not in before or name not in after)}
+    phrases = [_phrase(name, before, after) for name in own if not name.startswith(tuple(whole))]
+    prompts = [name for name in names if name.startswith("prompt ")]
+    return [*phrases, _prompts(prompts, before, after)] if prompts else phrases
+
+
+def _phrase(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     if name not in after:
-        return f"{name} was {_short(before[name])}, is gone"
+        return f"{name} was {_cut(before[name])}, is gone"
     if name not in before:
-        return f"{name} is new: {_short(after[name])}"
-    return f"{name} was {_short(before[name])}, is {_short(after[name])}"
+        return f"{name} is new: {_cut(after[name])}"
+    old, new = str(before[name]), str(after[name])
+    start = next((at for at, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    start = 0 if len(old) <= WIDTH and len(new) <= WIDTH else start
+    return f"{name} was {_cut(old, start)}, is {_cut(new, start)}"
 
 
 def _prompts(names: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
@@ -80,6 +110,11 @@ def _prompts(names: Sequence[str], before: Mapping[str, Any], after: Mapping[str
     return "other prompts share the batch"
 
 
-def _short(value: Any) -> str:
+def _cut(value: Any, differ: int = 0) -> str:
+    """A value, or what of a long one stands around the place where it differs from another."""
     text = str(value)
-    return text if len(text) <= 24 else f"{text[:12]}…"
+    if len(text) <= WIDTH:
+        return text
+    start = 0 if differ < WIDTH // 2 else differ - WIDTH // 4
+    part = text[start : start + WIDTH // 2]
+    return ("…" if start else "") + part + ("…" if start + len(part) < len(text) else "")

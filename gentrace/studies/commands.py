@@ -4,12 +4,17 @@ Exit codes: 0 when everything is there; 1 when something failed, was stopped or 
 """
 
 import contextlib
+import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gentrace.errors import GentraceError
+
+if TYPE_CHECKING:
+    from gentrace.studies.engine import Engine
 
 SPEC = click.argument("spec", type=click.Path(path_type=Path, dir_okay=False))
 DEVICE = click.option("--device", help="Where models go that the specification gives no device, such as cpu or cuda.")
@@ -47,17 +52,60 @@ def check(spec: Path, out: Path | None, device: str | None) -> None:
 @study.command()
 @click.argument("spec", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The study's folder.")
-@DEVICE
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    help="Where models go that SPEC gives no device, such as cpu or cuda; several times for several workers.",
+)
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who works.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Worker processes; one in this process, or one a device, or with Ray as many as there is room for.",
+)
+@click.option("--address", help="With Ray: a running cluster, HOST:PORT or auto; without it, one is started here.")
+@click.option("--cpus", type=click.FloatRange(min=0), default=1.0, show_default=True, help="With Ray: of a worker.")
+@click.option(
+    "--gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="With Ray: of a worker, such as 0.5."
+)
 @click.option("--retry-failed", is_flag=True, help="Do batches again in which something failed.")
 @click.option("--prune", is_flag=True, help="Remove finished batches that SPEC plans no more.")
-def run(spec: Path | None, out: Path, device: str | None, retry_failed: bool, prune: bool) -> None:
+def run(
+    spec: Path | None,
+    out: Path,
+    devices: tuple[str, ...],
+    engine: str,
+    workers: int | None,
+    address: str | None,
+    cpus: float,
+    gpus: float,
+    retry_failed: bool,
+    prune: bool,
+) -> None:
     """Run SPEC, or go on with it where it was stopped; without SPEC, with what the folder says."""
+    if engine == "ray" and devices:
+        raise click.UsageError("--device is for workers on this machine: with Ray, --gpus says whether they get a GPU.")
+    if engine == "local" and (address is not None or cpus != 1 or gpus):
+        raise click.UsageError("--address, --cpus and --gpus need --engine ray.")
     with clear_errors():
         from gentrace.studies.run import run_study
         from gentrace.studies.spec import load_spec
 
         found = None if spec is None else load_spec(spec)
-        summary = run_study(found, out, device=device, retry_failed=retry_failed, prune=prune, say=_say)
+        doer: Engine | None = None
+        if engine == "ray":
+            from gentrace.studies.cluster import RayEngine
+
+            doer = RayEngine(address, workers, cpus, gpus)
+        elif len(devices) > 1 or (workers or 1) > 1:
+            from gentrace.studies.pool import PoolEngine
+
+            doer = PoolEngine(workers, devices)
+        device = devices[0] if devices else None
+        summary = run_study(
+            found, out, engine=doer, device=device, retry_failed=retry_failed, prune=prune, say=_say_above
+        )
         click.echo(
             f"{summary.generations - summary.failed} of {summary.generations} generations are in {out}: "
             f"{summary.batches} batches done, {summary.reused} reused, {summary.new_tokens} new tokens"
@@ -121,3 +169,10 @@ def clear_errors() -> Generator[None]:
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
+
+
+def _say_above(line: str) -> None:
+    """Say something while a bar is shown."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)

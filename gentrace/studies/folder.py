@@ -146,7 +146,8 @@ class Folder:
         for name, table in tables.items():
             data = parquet_bytes(table)
             write_atomically(self.root / files[name], lambda part, data=data: part.write_bytes(data))
-        body = {"format": FORMAT, **manifest, "files": files}
+        sums = {name: file_sum(self.root / path) for name, path in files.items()}
+        body = {"format": FORMAT, **manifest, "files": files, "sums": sums}
         text = json.dumps(body, indent=1, ensure_ascii=False)
         write_atomically(self.root / MANIFEST, lambda part: part.write_text(text + "\n", encoding="utf-8"))
         for name in tables:
@@ -179,8 +180,25 @@ class Folder:
         return body
 
     def table(self, name: str) -> pa.Table:
-        """The manifest's "plan" or "prompts"."""
-        return pq.ParquetFile(self.root / self.manifest()["files"][name]).read()
+        """The manifest's "plan" or "prompts".
+
+        Raises:
+            StudyError: If it is missing or damaged.
+        """
+        manifest = self.manifest()
+        path = self.root / manifest["files"][name]
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            data = None
+        found = None if data is None else hashlib.sha256(data).hexdigest()
+        if data is None or found != manifest.get("sums", {}).get(name, found):
+            what = "it is missing" if data is None else "it is not what was written"
+            raise StudyError(f"reading {path}", what, "run the study again, with its SPEC: finished batches are reused")
+        try:
+            return pq.ParquetFile(pa.BufferReader(data)).read()
+        except pa.ArrowException as error:
+            raise StudyError(f"reading {path}", str(error), "run the study again, with its SPEC") from error
 
     def stage_table(self, kind: str, batch: str, table: pa.Table) -> StagedFile:
         """Write a part of a table; it does not count yet."""
@@ -224,20 +242,23 @@ class Folder:
 
     def record(self, batch: str) -> Record | None:
         """The record of a batch, if it is finished."""
-        path = self.root / COMMITS / f"{batch[:SHORT]}.json"
-        return _read_record(path) if path.exists() else None
+        return self.existing(batch) if (self.root / COMMITS / f"{batch[:SHORT]}.json").exists() else None
+
+    def existing(self, batch: str) -> Record:
+        """The record of a batch that is finished."""
+        return _read_record(self.root / COMMITS / f"{batch[:SHORT]}.json")
 
     def finished(self) -> set[str]:
         """Names of the finished batches' records, without reading them."""
         return {path.stem for path in (self.root / COMMITS).glob("*.json")}
 
-    def missing(self, record: Record) -> str | None:
-        """What of a finished batch is not there any more, by name and size; None if all of it is."""
-        for file in record.files:
-            path = self.root / file.path
-            size = path.stat().st_size if path.is_file() else None
-            if size != file.bytes:
-                return f"{file.path} " + ("is missing" if size is None else f"has {size} bytes, not {file.bytes}")
+    def damage(self, file: StagedFile) -> str | None:
+        """What is wrong with a finished batch's file, by size and sum; None if it is what was written."""
+        path = self.root / file.path
+        if not path.is_file():
+            return f"{file.path} is missing"
+        if path.stat().st_size != file.bytes or file_sum(path) != file.sha256:
+            return f"{file.path} is not what was written"
         return None
 
     def sweep(self) -> int:

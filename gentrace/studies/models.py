@@ -42,7 +42,7 @@ class LoadedModel:
         return int(self.model.config.get_text_config().num_hidden_layers)
 
 
-def open_model(spec: ModelSpec, *, base: Path, device: str | None = None) -> LoadedModel:
+def open_model(spec: ModelSpec, base: Path, device: str | None = None) -> LoadedModel:
     """Load a model of a study.
 
     Args:

@@ -10,12 +10,13 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 import gentrace
 from gentrace.studies.decoding import Setting
@@ -56,6 +57,8 @@ class Recipe:
     folders: tuple[Path, ...]
     """Where a user's modules are looked for."""
     factors: dict[str, pa.DataType]
+    threads: int
+    """Threads that torch computes with, whoever the worker is: another number can change a row's last bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ class Models:
 
     base: Path
     device: str | None = None
+    elsewhere: bool = False
+    """Whether batches are done by other processes: models are then only looked at, on the CPU."""
     _open: dict[str, LoadedModel] = field(default_factory=dict[str, LoadedModel])
 
     def get(self, spec: ModelSpec) -> LoadedModel:
@@ -116,9 +121,19 @@ class Models:
         """
         key = spec.model_dump_json()
         if key not in self._open:
-            self._open.clear()
-            self._open[key] = open_model(spec, base=self.base, device=self.device)
+            self.close()
+            self._open[key] = self._looked_at(spec) if self.elsewhere else open_model(spec, self.base, self.device)
         return self._open[key]
+
+    def close(self) -> None:
+        """Let go of the model in memory."""
+        self._open.clear()
+
+    def _looked_at(self, spec: ModelSpec) -> LoadedModel:
+        """A model on the CPU, as the workers will have it on their devices."""
+        loaded = open_model(spec.model_copy(update={"device": None}), self.base)
+        meant = torch.device(spec.device or self.device or "cpu").type
+        return replace(loaded, spec=spec, identity=loaded.identity | {"device": meant})
 
 
 def make_plan(spec: Spec, prompts: Sequence[Prompt], models: Models, *, folders: Sequence[Path]) -> Plan:
@@ -134,16 +149,15 @@ def make_plan(spec: Spec, prompts: Sequence[Prompt], models: Models, *, folders:
         SpecError: If a layer or a head does not exist.
         StudyError: If a model or a measure cannot be loaded.
     """
-    recipe = Recipe(spec, models.base, tuple(folders), factor_types(prompts))
+    recipe = Recipe(spec, models.base.resolve(), tuple(folders), factor_types(prompts), torch.get_num_threads())
     measures = ready_measures(spec.measures, folders)
-    versions = {"gentrace": gentrace.__version__, **{name: version(name) for name in PACKAGES}}
     shared: dict[str, Any] = {
         "format": FORMAT,
         "layers": None if spec.layers is None else sorted(spec.layers),
         "keep": spec.keep.model_dump(mode="json"),
         "measures": [measure.ingredients for measure in measures],
         "threads": spec.threads,
-        "versions": versions,
+        "versions": versions(),
         "factor_types": {name: str(kind) for name, kind in recipe.factors.items()},
     }
     generations: list[Generation] = []
@@ -166,7 +180,12 @@ def make_plan(spec: Spec, prompts: Sequence[Prompt], models: Models, *, folders:
                 batches += _batches(len(batches), model_spec, setting, few, spec.batch_size, shared | own)
         if all(one.refused for one in generations[-len(prompts) :]):
             raise refuse(spec, f"no prompt fits {model_spec.name}: {generations[-1].refused}", "models", place)
-    return Plan(recipe, prompts, generations, batches, identities, versions, measures)
+    return Plan(recipe, prompts, generations, batches, identities, versions(), measures)
+
+
+def versions() -> dict[str, str]:
+    """Package → version, of everything that can change a row."""
+    return {"gentrace": gentrace.__version__, **{name: version(name) for name in PACKAGES}}
 
 
 def plan_table(plan: Plan) -> pa.Table:
@@ -201,8 +220,6 @@ def draw_seed(seed: int, prompt_id: str) -> int:
 
 def host() -> dict[str, Any]:
     """Where a run takes place. Nothing here goes into a digest: results may be finished on another machine."""
-    import torch
-
     return {
         "machine": platform.machine(),
         "system": platform.system(),

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from gentrace.studies.engine import Engine, LocalEngine, Task
 from gentrace.studies.errors import HopelessRun
 from gentrace.studies.folder import CODE, LOCK, SHORT, Folder, Record, now
 from gentrace.studies.lock import Lock
-from gentrace.studies.plan import Models, Plan, host, make_plan, plan_table
+from gentrace.studies.plan import Batch, Models, Plan, host, make_plan, plan_table
 from gentrace.studies.prompts import prompt_table, read_prompts, stored_prompts
 from gentrace.studies.spec import Spec, parse_spec
 from gentrace.studies.work import Staged
 
+READERS = 4
+"""Threads that check the sums of what is reused."""
 ENOUGH = 10
 """Generations after which a share of failures means something."""
 
@@ -66,7 +69,8 @@ def run_study(
         spec: What to do; None to go on with what the folder says.
         out: The study's folder.
         engine: Who does the work; this process if None.
-        device: Where models go that the specification gives no device.
+        device: Where models go that the specification gives no device, if this process does the work; an engine has
+            its own.
         retry_failed: Do batches again in which something failed.
         prune: Remove finished batches that are planned no more.
         progress: Whether to show a bar on standard error.
@@ -88,26 +92,35 @@ def run_study(
     with _disk_errors(folder):
         folder.root.mkdir(parents=True, exist_ok=True)
         with Lock(folder.root / LOCK, say=say) as lock:
-            models, plan = plan_study(spec, folder, device=device)
+            device = device if engine is None else engine.device
+            models, plan = plan_study(spec, folder, device=device, elsewhere=engine is not None)
             folder.make()
             swept = folder.sweep()
             if swept:
                 say(f"removed {swept} unfinished files of a run that was interrupted")
             _begin(folder, plan)
-            tasks, reused = _todo(folder, plan, retry_failed=retry_failed, say=say)
+            tasks, reused = _todo(folder, plan, retry_failed=retry_failed, progress=progress, say=say)
             _explain_unplanned(folder, plan, prune=prune, say=say)
+            if engine is not None:
+                models.close()
             doer = engine or LocalEngine(device, models)
-            tokens = _work(folder, plan, lock, doer, tasks, progress=progress)
+            tokens = _work(folder, plan, lock, doer, tasks, progress=progress, say=say)
+            if engine is not None:
+                # Workers that were killed may have left something.
+                folder.sweep()
             return Summary(len(plan.generations), len(tasks), reused, _failed(folder, plan), tokens)
 
 
-def plan_study(spec: Spec | None, folder: Folder, *, device: str | None = None) -> tuple[Models, Plan]:
+def plan_study(
+    spec: Spec | None, folder: Folder, *, device: str | None = None, elsewhere: bool = False
+) -> tuple[Models, Plan]:
     """The plan of a specification, or of what a folder says.
 
     Args:
         spec: What to do; None for what the folder says.
         folder: The study's folder, which is read only if there is no specification.
         device: Where models go that the specification gives no device.
+        elsewhere: Whether other processes will do the work; models are then only looked at here, on the CPU.
 
     Raises:
         StudyError: If anything in it cannot be used.
@@ -126,7 +139,7 @@ def plan_study(spec: Spec | None, folder: Folder, *, device: str | None = None) 
         import torch
 
         torch.set_num_threads(spec.threads)
-    models = Models(base, device)
+    models = Models(base, device, elsewhere)
     return models, make_plan(spec, prompts, models, folders=[folder.resolve() for folder in folders])
 
 
@@ -158,22 +171,32 @@ def _begin(folder: Folder, plan: Plan) -> None:
     with contextlib.suppress(StudyError):
         old = folder.manifest()
         if all(old.get(name) == value for name, value in manifest.items() if name != "base"):
+            # Damaged ones raise, and are written anew.
+            for name in ("plan", "prompts"):
+                folder.table(name)
             return
     body = manifest | {"host": host(), "time": now()}
     folder.begin(body, {"plan": plan_table(plan), "prompts": prompt_table(plan.prompts)}, code)
 
 
-def _todo(folder: Folder, plan: Plan, *, retry_failed: bool, say: Callable[[str], object]) -> tuple[list[Task], int]:
+def _todo(
+    folder: Folder, plan: Plan, *, retry_failed: bool, progress: bool, say: Callable[[str], object]
+) -> tuple[list[Task], int]:
     """The batches that are not finished, and how many are."""
     finished, tasks = folder.finished(), list[Task]()
+    some = [batch for batch in plan.batches if batch.hash[:SHORT] in finished]
+    records: dict[str, tuple[Record, str | None]] = {}
+    with ThreadPoolExecutor(READERS) as pool, _bar(len(some), "checking", shown=progress, delay=2) as bar:
+        for batch, found in zip(some, pool.map(lambda one: _checked(folder, one), some), strict=True):
+            records[batch.hash] = found
+            bar.update(1)
     for batch in plan.batches:
-        record = folder.record(batch.hash) if batch.hash[:SHORT] in finished else None
-        if record is None:
+        if batch.hash not in records:
             tasks.append(Task(batch))
             continue
-        missing = folder.missing(record)
-        if missing is not None:
-            say(f"batch {batch.number + 1} is done again: {missing}")
+        record, damage = records[batch.hash]
+        if damage is not None:
+            say(f"batch {batch.number + 1} is done again: {damage}")
             tasks.append(Task(batch, record.attempt))
         elif retry_failed and record.failed:
             say(f"batch {batch.number + 1} is tried again: {record.failed} of its generations failed")
@@ -182,6 +205,12 @@ def _todo(folder: Folder, plan: Plan, *, retry_failed: bool, say: Callable[[str]
     if reused:
         say(f"{reused} of {len(plan.batches)} batches are finished already")
     return tasks, reused
+
+
+def _checked(folder: Folder, batch: Batch) -> tuple[Record, str | None]:
+    """A finished batch's record, and what is wrong with its files: only what was written is reused."""
+    record = folder.existing(batch.hash)
+    return record, next((damage for file in record.files if (damage := folder.damage(file)) is not None), None)
 
 
 def _explain_unplanned(folder: Folder, plan: Plan, *, prune: bool, say: Callable[[str], object]) -> None:
@@ -200,7 +229,16 @@ def _explain_unplanned(folder: Folder, plan: Plan, *, prune: bool, say: Callable
         say(f"{len(old)} finished batches are planned no more; they stay ({size / 1e6:.1f} MB, --prune removes them)")
 
 
-def _work(folder: Folder, plan: Plan, lock: Lock, engine: Engine, tasks: Sequence[Task], *, progress: bool) -> int:
+def _work(
+    folder: Folder,
+    plan: Plan,
+    lock: Lock,
+    engine: Engine,
+    tasks: Sequence[Task],
+    *,
+    progress: bool,
+    say: Callable[[str], object],
+) -> int:
     """Do the tasks and commit each.
 
     Returns:
@@ -214,8 +252,8 @@ def _work(folder: Folder, plan: Plan, lock: Lock, engine: Engine, tasks: Sequenc
     tally = _Tally(plan.spec)
     total = sum(len(task.batch.generations) for task in tasks)
     with (
-        _bar(total, shown=progress) as bar,
-        contextlib.closing(_closable(engine.run(tasks, plan.recipe, folder))) as staged,
+        _bar(total, "study", shown=progress) as bar,
+        contextlib.closing(_closable(engine.run(tasks, plan.recipe, folder, say))) as staged,
     ):
         for one in staged:
             # An engine whose worker died may do a batch twice; the first result stays.
@@ -291,8 +329,10 @@ def _failed(folder: Folder, plan: Plan) -> int:
     return sum(record.failed for record in found if record is not None) + sum(1 for _ in plan.refused())
 
 
-def _bar(total: int, *, shown: bool) -> Any:
-    return tqdm(total=total, unit="gen", desc="study", disable=None if shown else True, file=sys.stderr, smoothing=0.05)
+def _bar(total: int, what: str, *, shown: bool, delay: float = 0) -> Any:
+    unit = "gen" if what == "study" else "batches"
+    quiet = None if shown else True
+    return tqdm(total=total, unit=unit, desc=what, disable=quiet, file=sys.stderr, smoothing=0.05, delay=delay)
 
 
 def _closable(staged: Iterator[Staged]) -> Any:

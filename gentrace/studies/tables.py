@@ -78,7 +78,7 @@ class Failure:
     prompt: str
     """The prompt's text."""
     stage: str
-    """"generate", or "measure NAME"."""
+    """"generate", "measure NAME", or "worker" if no worker survives the batch."""
     error: str
     """The exception's type and message."""
     attempt: int

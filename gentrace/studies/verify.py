@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from gentrace.errors import StudyError
 from gentrace.studies.changes import explain
-from gentrace.studies.folder import Folder, Record, file_sum
+from gentrace.studies.folder import Folder, Record
 from gentrace.studies.plan import Batch, Plan
 from gentrace.studies.run import plan_study
 from gentrace.studies.tables import KINDS, WHOSE
@@ -87,14 +87,8 @@ def check_sums(folder: Folder, records: Sequence[Record]) -> tuple[int, list[str
     Returns:
         How many files there are, and what is wrong.
     """
-    wrong: list[str] = []
-    for record in records:
-        for file in record.files:
-            path = folder.root / file.path
-            if not path.is_file():
-                wrong.append(f"{file.path} is missing")
-            elif path.stat().st_size != file.bytes or file_sum(path) != file.sha256:
-                wrong.append(f"{file.path} is not what was written")
+    found = (folder.damage(file) for record in records for file in record.files)
+    wrong = [damage for damage in found if damage is not None]
     return sum(len(record.files) for record in records), wrong
 
 

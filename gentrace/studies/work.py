@@ -127,6 +127,24 @@ def stage(computed: Computed, batch: Batch, folder: Folder, began: float) -> Sta
     )
 
 
+def stage_lost(batch: Batch, recipe: Recipe, folder: Folder, reason: str, *, attempt: int) -> Staged:
+    """Rows of failure for a batch that no worker survives.
+
+    Args:
+        batch: The batch.
+        recipe: What all batches share.
+        folder: The study's folder.
+        reason: What became of the workers.
+        attempt: Which try of the batch this was.
+
+    Raises:
+        OSError: If the disk takes no more.
+    """
+    failures = [Failure(one.whose, one.prompt.text, "worker", reason, attempt) for one in batch.generations]
+    computed = Computed(make_tables([], failures, recipe.factors), {}, len(failures), 0, None)
+    return stage(computed, batch, folder, time.monotonic())
+
+
 def generate_alone(loaded: LoadedModel, recipe: Recipe, generation: Generation, arguments: dict[str, Any]) -> Trace:
     """One generation of a batch without its batch mates."""
     return _together(loaded, recipe, [generation], arguments)[0]

@@ -58,3 +58,40 @@ def fails_on(module: Path, word: str, count: int = 0) -> Callable[[], None]:
     code = "def {name}(trace):\n    if {test}:\n        raise ValueError('no {word} please')\n    return {value}\n"
     module.write_text(code.format(name="check", test=f"{word!r} in trace.tokens.text", word=word, value=count))
     return lambda: module.write_text(code.format(name="check", test="False", word=word, value=count))
+
+
+DEADLY = '''
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def check(trace, folder, until):
+    """Leave the worker's number in a folder. Wait, or at the text with a dog die, until a file is there."""
+    (Path(folder) / f"worker-{os.getpid()}").touch()
+    if until == "waiting":
+        time.sleep(3600)
+    if "dog" in trace.tokens.text and not Path(until).exists():
+        Path(until).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(len(trace.tokens))
+'''
+
+
+def deadly_spec(folder: Path, until: str) -> Path:
+    """A study whose measure kills its worker once, until a file is there; or it is ever "waiting"."""
+    (folder / "own.py").write_text(DEADLY)
+    rows = ", ".join(f'{{word = "{word}"}}' for word in WORDS)
+    (folder / "s.toml").write_text(
+        f'models = "story"\nbatch_size = 2\nthreads = 1\nkeep = {{traces = true}}\n'
+        f'measures = [{{measure = "own:check", options = {{folder = "{folder}", until = "{until}"}}}}]\n'
+        f'[prompts]\nrows = [{rows}]\ntemplate = "A {{word}}"\n'
+        "[decoding]\ndo_sample = [false, true]\nmax_new_tokens = 4\n"
+    )
+    return folder / "s.toml"
+
+
+def workers_seen(folder: Path) -> set[int]:
+    """The processes that measured something of a `deadly_spec`."""
+    return {int(path.name.partition("-")[2]) for path in folder.glob("worker-*")}

@@ -66,7 +66,12 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seeds": 1}, "seed was 0, is 1"),
     "layers": ({"layers": [0]}, "layers was None, is [0]"),
     "keep": ({"keep": {"steps": True}}, "keep.steps was False, is True"),
-    "measures": ({"measures": []}, "measures was"),
+    "measures": ({"measures": []}, "measure attention_entropy was attention_entropy, is gone; measure token_surprise"),
+    "a measure": ({"measures": ["attention_entropy", "mean_distance"]}, "measure mean_distance is new"),
+    "an option of a measure": (
+        {"measures": ["attention_entropy", {"measure": "token_surprise", "options": {"unit": "bits"}}]},
+        "measure token_surprise.unit is new: bits",
+    ),
     "batch size": ({"batch_size": 4}, "other prompts share the batch"),
     "threads": ({"threads": 1}, "threads was None, is 1"),
     "kernel": ({"models": {"name": "story", "kernel": "eager"}}, "model.kernel was sdpa, is eager"),

@@ -2,8 +2,9 @@
 
 import errno
 import os
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,32 @@ def test_only_what_is_missing_is_done_also_elsewhere_with_only_the_folder(whole:
     assert parts(out) == before
 
 
-def test_a_lost_part_is_made_again(whole: Path, tmp_path: Path) -> None:
+def test_a_lost_and_a_damaged_part_are_made_again(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "lost"
     shutil.copytree(whole, out)
     before = parts(out)
-    lost = next((out / "heads").iterdir())
+    lost, *_, damaged = sorted((out / "heads").iterdir())
     lost.unlink()
-    _, said = run(None, out)
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    summary, said = run(None, out)
     assert f"is done again: heads/{lost.name} is missing" in said_about(said, "missing")
+    assert f"is done again: heads/{damaged.name} is not what was written" in said_about(said, "not what")
+    assert (summary.batches, summary.reused) == (2, 4)
     assert parts(out) == before
+
+
+def test_a_damaged_list_of_prompts_is_named_and_written_anew(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "prompts"
+    shutil.copytree(whole, out)
+    path = next(out.glob("prompts-*"))
+    good = path.read_bytes()
+    path.write_bytes(good[:40] + bytes([good[40] ^ 1]) + good[41:])
+    with pytest.raises(StudyError, match=f"reading {path}. it is not what was written. run the study again, with its"):
+        run(None, out)
+    summary, _ = run(made_spec(keep={"traces": True}), out)
+    assert (summary.batches, summary.reused) == (0, 6)
+    assert path.read_bytes() == good
 
 
 def test_a_changed_setting_does_again_only_what_it_changes(tmp_path: Path) -> None:
@@ -128,7 +146,9 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     mend()
     summary, said = run(load_spec(tmp_path / "s.toml"), out)
     assert (summary.ok, summary.batches) == (True, 3)
-    assert "3 finished batches not reused: measures was" in said[0]
+    assert re.fullmatch(
+        r"3 finished batches not reused: measure check\.source was [0-9a-f]{12}…, is [0-9a-f]{12}…", said[0]
+    )
     assert open_study(out).failures().empty
 
 
@@ -226,12 +246,16 @@ def test_user_code_travels_with_the_folder(tmp_path: Path) -> None:
 class Clumsy:
     """An engine that does batches in another order, some twice, and leaves the last ones undone."""
 
+    device = None
+
     def __init__(self, undone: int = 0) -> None:
         self.undone = undone
 
-    def run(self, tasks: Sequence[Task], recipe: Recipe, folder: Folder) -> Iterator[Staged]:
+    def run(
+        self, tasks: Sequence[Task], recipe: Recipe, folder: Folder, say: Callable[[str], object]
+    ) -> Iterator[Staged]:
         mine = list(reversed(tasks))[: len(tasks) - self.undone]
-        yield from LocalEngine().run([*mine, *mine[:2]], recipe, folder)
+        yield from LocalEngine().run([*mine, *mine[:2]], recipe, folder, say)
 
 
 def test_the_tables_do_not_depend_on_the_engine(whole: Path, tmp_path: Path) -> None:
