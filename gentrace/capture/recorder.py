@@ -215,7 +215,7 @@ class Recorder:
             names = parameters_of(module)
 
             def begin(
-                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str] = names
+                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...] = names
             ) -> None:
                 compiling = torch.compiler.is_compiling()
                 if compiling and watched.active:
