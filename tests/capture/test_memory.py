@@ -65,6 +65,26 @@ def test_a_hundred_generations_take_what_their_data_takes() -> None:
     assert memory <= 1.3 * data
 
 
+def test_logits_wait_for_one_generation_at_a_time() -> None:
+    """The newest rows of logits are reduced when a trace is read, and before the next generation begins."""
+    model = tiny("llama")
+    vocab = model.config.vocab_size
+    with gentrace.record(model) as recorder:
+        held = []
+        for seed in range(3):
+            model.generate(prompt(9, seed=seed), max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+            held.append([len(run.unread) for run in recorder._tracker.runs])
+    assert held == [[NEW], [0, NEW], [0, 0, NEW]]
+    traces = recorder.traces
+    assert all(not run.unread for run in recorder._tracker.runs)
+    for trace in traces:
+        assert not torch.isnan(trace.tokens.logprobs[-NEW:]).any()
+    del traces, recorder
+    gc.collect()
+    shapes = [tuple(thing.shape) for thing in gc.get_objects() if type(thing) is Tensor and thing.dim() == 3]
+    assert all(shape[-1] != vocab for shape in shapes)
+
+
 def test_a_generation_leaves_few_objects() -> None:
     model = tiny("llama")
     with gentrace.record(model):
