@@ -19,9 +19,22 @@ BELOW = {
     "analysis": {"errors", "axes", "stitch", "trace"},
     "views": {"errors", "axes", "stitch", "trace", "analysis"},
     "explorer": {"errors", "axes", "stitch", "trace", "views"},
+    "liveview": {"errors", "axes", "stitch", "trace", "capture", "views"},
     "demo": {"errors"},
     "studies": {"errors", "axes", "stitch", "trace", "capture", "analysis", "demo"},
-    "cli": {"errors", "axes", "stitch", "trace", "capture", "analysis", "views", "explorer", "demo", "studies"},
+    "cli": {
+        "errors",
+        "axes",
+        "stitch",
+        "trace",
+        "capture",
+        "analysis",
+        "views",
+        "explorer",
+        "demo",
+        "studies",
+        "liveview",
+    },
     "__main__": {"cli"},
 }
 

@@ -258,6 +258,8 @@ class Tracker(SteadyPath):
             run.spill.after_forward(self._anatomy.model)
         if generation is not None and step.queries == 1 and step.number:
             generation.lane = settle_into(step, generation, self._sites, self._settings)
+        if self.watches:
+            self._show(run, step.fed, None)
 
     def site_names(self) -> list[str]:
         """Paths of the modules in which self-attention was seen."""
@@ -319,6 +321,8 @@ class Tracker(SteadyPath):
         run.pending = None
         self.settle(run)
         run.active, run.closed = False, True
+        for watch in tuple(self.watches):
+            watch.ended(run)
 
     def settle(self, run: Run) -> None:
         """Reduce and copy everything that was put off."""
