@@ -145,11 +145,11 @@ class Glance:
         # A result of inference mode could not be used outside of it.
         with torch.inference_mode(False), torch.no_grad():
             row = row_of(self.run, self.lane, found, self.slot, self.column)
-        if row is None:
-            seen = f"{found.info.name} did not attend at position {self.position}"
-            raise AttentionUnavailable(attempted, seen, "choose another layer")
-        row = row[:, self._columns(kind)]
-        return row if head is None else row[head]
+            if row is not None:
+                row = row[:, self._columns(kind)]
+                return row if head is None else row[head]
+        seen = f"{found.info.name} did not attend at position {self.position}"
+        raise AttentionUnavailable(attempted, seen, "choose another layer")
 
     def alternatives(self, count: int) -> tuple[tuple[int, float], ...]:
         """The likeliest tokens to follow `position`, best first: ids, and probabilities under the model itself.

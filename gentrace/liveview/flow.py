@@ -7,7 +7,7 @@ them are shown as glyphs (see `gentrace.views.labels`), and only what is visible
 import unicodedata
 from collections.abc import Sequence
 
-from gentrace.views.labels import label, running, width
+from gentrace.views.labels import running, width
 
 Run = tuple[int, str]
 """A token's position, and the part of it that stands in one line."""
@@ -39,12 +39,13 @@ def flow(pieces: Sequence[str], columns: int, most: int) -> list[list[Run]]:
     return shown
 
 
-def short(text: str, columns: int) -> str:
-    """One token as a label of exactly so many columns."""
-    shown = label(text)
-    while width(shown) > columns:
-        shown = shown[: -2 if shown.endswith("…") else -1] + "…"
-    return shown + " " * (columns - width(shown))
+def fit(text: str, columns: int) -> str:
+    """A label made to take exactly so many columns."""
+    if width(text) > columns:
+        while text and width(text) >= columns:
+            text = text[:-1]
+        text += "…" if columns else ""
+    return text + " " * (columns - width(text))
 
 
 _Cell = tuple[int, str, int]

@@ -1,5 +1,6 @@
 """What is drawn of one step, as plain data, before it is a terminal's or a page's."""
 
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +35,8 @@ class Text:
     @property
     def strongest(self) -> tuple[tuple[str, float], ...]:
         """The tokens that are looked at most, and their weights."""
-        order = sorted(range(len(self.weights)), key=lambda place: -self.weights[place])
-        return tuple((self.pieces[place], self.weights[place]) for place in order[:STRONGEST])
+        places = heapq.nlargest(STRONGEST, range(len(self.weights)), key=lambda place: self.weights[place])
+        return tuple((self.pieces[place], self.weights[place]) for place in places)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ class Live:
         self._waiting = None
         # Where not even that can be said, the model goes on all the same.
         with contextlib.suppress(OSError, ValueError):
-            self._view.say(f"the live picture ended, the model goes on: {error or type(error).__name__}")
+            self._view.say(f"the live picture ended, the model goes on: {str(error) or type(error).__name__}")
 
 
 def _open(where: Where | None, file: TextIO | None) -> View:

@@ -8,7 +8,7 @@ import html
 from typing import Any
 
 from gentrace.liveview.frame import Frame, Text
-from gentrace.liveview.terminal import percent
+from gentrace.liveview.terminal import percent, titles
 from gentrace.views import theme
 from gentrace.views.labels import label, running
 
@@ -72,10 +72,7 @@ def page(frame: Frame) -> str:
     if frame.source is not None:
         parts.append(f'<p class="source">{_tokens(frame.source, -1, 0)}</p>')
     parts.append(f"<p>{_tokens(frame.text, newest, frame.prompt_length)}</p>")
-    said = "the last token was chosen from" if frame.finished else "what may come next"
-    if frame.probability is not None:
-        said = f"{label(frame.text.pieces[newest])} had {percent(frame.probability)}; {said}"
-    looked = "the last row looked at" if frame.finished else "it looks at"
+    said, looked = titles(frame)
     table = frame.source or frame.text
     parts.append(f"<section>{_table(said, frame.next, 'next')}{_table(looked, table.strongest, 'looks')}</section>")
     return f'<style>{_style()}</style><div class="gentrace-live">{"".join(parts)}</div>'

@@ -7,13 +7,15 @@ killed in between: cursor and wrapping are switched on again in the same breath.
 import os
 from typing import TextIO
 
-from gentrace.liveview.flow import flow, short
+from gentrace.liveview.flow import fit, flow
 from gentrace.liveview.frame import STRONGEST, Frame, Text
 from gentrace.liveview.ink import Ink, put, size_of
-from gentrace.views.labels import label, running, width
+from gentrace.views.labels import label, running
 
 WIDEST = 118
 """Columns of the picture, which is hard to read when it is wider."""
+NARROWEST = 24
+"""Columns that a table needs."""
 BEGIN, END = "\x1b[?2026h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?2026l"
 """Show all at once, hide the cursor, do not wrap; and back."""
 
@@ -88,6 +90,14 @@ def one_line(message: str) -> str:
     return " ".join(running(message).replace("↵\n", " ").split())
 
 
+def titles(frame: Frame) -> tuple[str, str]:
+    """What stands over the two tables: what may come next, and what is looked at."""
+    said = "it was chosen from" if frame.finished else "what may come next"
+    if frame.probability is not None:
+        said = f"{label(frame.text.pieces[-1])} {percent(frame.probability)} · {said}"
+    return said, "the last look back" if frame.finished else "it looks back at"
+
+
 def percent(share: float | None) -> str:
     """A probability for people."""
     return "—" if share is None else f"{share:.1%}"
@@ -95,8 +105,9 @@ def percent(share: float | None) -> str:
 
 def picture(frame: Frame, ink: Ink, columns: int, rows: int) -> list[str]:
     """The lines of a frame, none wider than ``columns`` and no more than ``rows``."""
-    columns = max(1, min(columns, WIDEST))
-    named = min(STRONGEST, max(0, rows - 6))
+    # Clearing what is behind a line would clear its last character too, if that stood in the last column.
+    columns = max(1, min(columns - 1, WIDEST))
+    named = min(STRONGEST, max(0, rows - 6)) if columns >= NARROWEST else 0
     lines = [_head(frame, ink, columns)]
     below = [*_bars(frame, ink, columns, named)] if named else []
     left = rows - 1 - len(below)
@@ -110,12 +121,12 @@ def picture(frame: Frame, ink: Ink, columns: int, rows: int) -> list[str]:
 
 
 def _head(frame: Frame, ink: Ink, columns: int) -> str:
-    left = f"{frame.title}"
+    left = frame.title
     count = f"{frame.prompt_length} + {frame.generated} tokens"
     right = count if frame.rate is None else f"{count} · {frame.rate:.1f} tokens/s"
     room = columns - len(left) - len(right)
     if room < 2:
-        return ink.strong(short(left, columns).rstrip())
+        return ink.strong(fit(left, columns).rstrip())
     return ink.strong(left) + " " * room + ink.faint(right)
 
 
@@ -134,10 +145,7 @@ def _paragraph(text: Text, ink: Ink, columns: int, most: int, *, newest: int, gi
 
 def _bars(frame: Frame, ink: Ink, columns: int, named: int) -> list[str]:
     """Two tables side by side, or only the first where there is no room."""
-    said = "the last token was chosen from" if frame.finished else "what may come next"
-    name = label(frame.text.pieces[-1]) if frame.text.pieces else ""
-    newest = f"{name} had {percent(frame.probability)}; {said}" if frame.probability is not None else said
-    looked = "the last row looked at" if frame.finished else "it looks at"
+    newest, looked = titles(frame)
     table = frame.source if frame.source is not None else frame.text
     wide = columns >= 64
     half = (columns - 4) // 2 if wide else columns
@@ -154,14 +162,7 @@ def _table(
     paint = ink.cool if probability else ink.accent
     name = min(14, columns // 3)
     bar = max(0, columns - name - 8)
-    lines = [ink.faint(_fit(title, columns))]
+    lines = [ink.faint(fit(title, columns))]
     for piece, share in entries[:named]:
-        lines.append(f"{short(piece, name)} {paint(ink.bar(share, bar))}{share:>7.1%}"[:10_000])
+        lines.append(f"{fit(label(piece), name)} {paint(ink.bar(share, bar))}{share:>7.1%}")
     return [*lines, *[" " * columns] * (named - len(entries[:named]))]
-
-
-def _fit(text: str, columns: int) -> str:
-    cut = text
-    while width(cut) > columns:
-        cut = cut[: -2 if cut.endswith("…") else -1] + "…"
-    return cut + " " * (columns - width(cut))

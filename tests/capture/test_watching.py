@@ -132,7 +132,7 @@ def test_a_module_of_ones_own(attend: Any) -> None:
     model, seen = Decoder(attend).eval(), Seen()
     with gentrace.record(model) as recorder, torch.no_grad():
         recorder.watch(seen)
-        model(prompt(7))
+        model(prompt(7) % 20)
     trace = recorder.trace
     assert ("scores only" in trace.layers[0].source) == (attend is talking)
     (step,) = seen.steps
@@ -155,6 +155,15 @@ def test_a_loop_of_ones_own() -> None:
         for (_, layer), weights in step["rows"].items():
             expected = trace.attention(layer)[:, step["position"], : step["position"] + 1]
             assert float((weights - expected).abs().max()) <= 1e-6
+
+
+def test_what_is_shown_can_be_used_outside_of_inference_mode() -> None:
+    model, seen = tiny("llama"), Seen()
+    with gentrace.record(model) as recorder, torch.inference_mode():
+        recorder.watch(seen)
+        model.generate(prompt(5), **GREEDY)
+    seen.equals(recorder.trace, [*range(4, 24), 23])
+    assert not any(weights.is_inference() for step in seen.steps for weights in step["rows"].values())
 
 
 def test_drafts_are_shown_once_they_are_text() -> None:
