@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gentrace.capture.oneliners import generate
     from gentrace.capture.recorder import record
     from gentrace.explorer import explore
+    from gentrace.liveview.live import live
     from gentrace.studies.reading import open_study
     from gentrace.trace.file import load
     from gentrace.trace.trace import Trace
@@ -48,6 +49,7 @@ __all__ = [
     "analysis",
     "explore",
     "generate",
+    "live",
     "load",
     "open_study",
     "record",
@@ -58,6 +60,7 @@ _HOMES = {
     "Trace": "gentrace.trace.trace",
     "explore": "gentrace.explorer",
     "generate": "gentrace.capture.oneliners",
+    "live": "gentrace.liveview.live",
     "load": "gentrace.trace.file",
     "open_study": "gentrace.studies.reading",
     "record": "gentrace.capture.recorder",

@@ -19,6 +19,7 @@ import click
 import gentrace
 from gentrace.errors import GentraceError
 from gentrace.export.command import picture
+from gentrace.liveview.command import Shown, parse_shown
 from gentrace.reports.command import report
 from gentrace.studies.commands import study
 
@@ -76,6 +77,9 @@ def generation_options(command: Callable[..., None]) -> Callable[..., None]:
     type=click.Path(path_type=Path),
     help="Read this file as the prompt's continuation, in one forward, instead of generating.",
 )
+@click.option(
+    "--live", is_flag=False, flag_value="", metavar="[LAYER[.HEAD]]", help="Draw each step. Default: the last layer."
+)
 @generation_options
 def run(
     prompt: str,
@@ -84,11 +88,14 @@ def run(
     html: Path | None,
     show: str | None,
     completion: Path | None,
+    live: str | None,
     **options: Any,
 ) -> None:
     """Generate from a prompt, or read a finished text, and keep what the model looked at."""
-    if out is None and html is None:
+    if out is None and html is None and live is None:
         raise click.UsageError("nothing to write: give --out FILE.safetensors, --html PAGE.html, or both")
+    if live is not None and completion is not None:
+        raise click.UsageError("--live draws a generation, and a --completion is read in one forward")
     with one_line_errors():
         if out is not None and html is not None and out.resolve() == html.resolve():
             raise OneLine(f"--out and --html are the same file: {out}")
@@ -98,7 +105,8 @@ def run(
         for path in (out, html):
             check_writable(path)
         written = None if completion is None else completion.read_text(encoding="utf-8")
-        trace = record_prompt(prompt, chosen, written, **options)
+        drawn = None if live is None else parse_shown(live)
+        trace = record_prompt(prompt, chosen, written, drawn, **options)
         deliver(trace, out, html, shown)
 
 
@@ -115,7 +123,7 @@ def demo(prompt: str | None, out: Path, open_page: bool, **options: Any) -> None
         check_writable(out)
         if options["sample"] and not any(options[name] for name in ("temperature", "top_k", "top_p")):
             options |= {"temperature": 0.8, "top_p": 0.9}
-        trace = record_prompt(prompt, None, None, **options)
+        trace = record_prompt(prompt, None, None, None, **options)
         deliver(trace, None, out, [layer.index for layer in trace.layers])
     if open_page:
         webbrowser.open(out.resolve().as_uri())
@@ -158,6 +166,7 @@ def record_prompt(
     prompt: str,
     layers: list[int] | None,
     completion: str | None,
+    live: Shown | None,
     *,
     model: str,
     max_new_tokens: int,
@@ -196,18 +205,16 @@ def record_prompt(
     from tqdm import tqdm
 
     torch.manual_seed(seed)
-    with tqdm(total=max_new_tokens, unit=" tokens", desc="writing", disable=None, file=sys.stderr, leave=False) as bar:
-        trace = gentrace.generate(
-            network,
-            tokenizer,
-            prompt,
-            layers=layers,
-            max_new_tokens=max_new_tokens,
-            do_sample=sample,
-            streamer=_Progress(bar.update),
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            **given,
-        )
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    given |= {"max_new_tokens": max_new_tokens, "do_sample": sample, "pad_token_id": pad}
+    if live is not None:
+        from gentrace.liveview.command import write
+
+        trace = write(network, tokenizer, prompt, layers, live, **given)
+    else:
+        with tqdm(total=max_new_tokens, unit=" tokens", desc="writing", disable=None, leave=False) as bar:
+            progress = _Progress(bar.update)
+            trace = gentrace.generate(network, tokenizer, prompt, layers=layers, streamer=progress, **given)
     if isinstance(trace, list):
         raise OneLine("the model's own generation settings return several sequences; that is not supported here")
     return trace

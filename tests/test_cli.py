@@ -205,3 +205,27 @@ def test_the_page_shows_the_layers_that_were_asked_for(tmp_path: Path) -> None:
     assert '"layer":0' in text.replace(" ", "")
     assert '"layer":1' not in text.replace(" ", "")
     fails(call("run", "--prompt", PROMPT, "--max-new-tokens", 2, "--html", html, "--show", "9"), "layer 9")
+
+
+def test_live_draws_and_writes_the_same_trace(tmp_path: Path) -> None:
+    alone, drawn = tmp_path / "alone.safetensors", tmp_path / "drawn.safetensors"
+    settings = ("--prompt", PROMPT, "--max-new-tokens", 6, "--sample", "--seed", 3)
+    assert call("run", *settings, "--out", alone).exit_code == 0
+    result = call("run", "--live", "1.2", *settings, "--out", drawn)
+    assert result.exit_code == 0, result.output
+    trace = gentrace.load(drawn)
+    assert trace.tokens.ids.equal(gentrace.load(alone).tokens.ids)
+    assert trace.attention(1).equal(gentrace.load(alone).attention(1))
+    header, *lines = result.stdout.splitlines()
+    assert header.startswith("# layer 1 · head 2")
+    assert len(lines) == 6 + 1 + 1
+    assert float(lines[-3].split(",")[0].split()[-1]) == pytest.approx(float(trace.attention(1, 2)[-1].max()), abs=1e-4)
+    assert "# layer 3 · mean of 4 heads" in call("run", "--live", "--prompt", PROMPT, "--max-new-tokens", 2).stdout
+
+
+def test_live_says_what_it_cannot_draw(tmp_path: Path) -> None:
+    fails(call("run", "--prompt", PROMPT, "--live", "last"), "give a layer such as 3")
+    assert call("run", "--prompt", PROMPT, "--live", "1", "--completion", tmp_path / "text").exit_code == 2
+    result = call("run", "--prompt", PROMPT, "--live", "40", "--max-new-tokens", 2)
+    assert result.exit_code == 0
+    assert "the live picture ended, the model goes on: watching self attention of layer 40" in result.stdout

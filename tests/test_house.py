@@ -23,6 +23,7 @@ BELOW = {
     "demo": {"errors"},
     "studies": {"errors", "axes", "stitch", "trace", "capture", "analysis", "demo"},
     "reports": {"errors", "axes", "stitch", "trace", "analysis", "views", "explorer", "studies"},
+    "liveview": {"errors", "axes", "stitch", "trace", "capture", "views"},
     "cli": {
         "errors",
         "axes",
@@ -36,6 +37,7 @@ BELOW = {
         "demo",
         "studies",
         "reports",
+        "liveview",
     },
     "__main__": {"cli"},
 }

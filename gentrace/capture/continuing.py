@@ -10,6 +10,7 @@ from gentrace.capture.decoding.generation import Generation
 from gentrace.capture.run import Run
 from gentrace.capture.steady import Lane
 from gentrace.capture.step import Step
+from gentrace.capture.watching import Watch
 
 
 class Thread(threading.local):
@@ -40,6 +41,8 @@ class SteadyPath:
 
     def __init__(self) -> None:
         """Begin outside of any forward."""
+        self.watches: list[Watch] = []
+        """Who is shown each step."""
         self._thread = Thread()
 
     def continues(self, module: nn.Module, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> bool:
@@ -88,7 +91,23 @@ class SteadyPath:
         self._thread.lane = None
         if output is None or not lane.ends(output):
             self._leave(lane)
+        generation = self._thread.generation
+        if self.watches and output is not None and generation is not None and generation.run is not None:
+            self._show(generation.run, lane.fed, output.logits if generation.lane is lane else None)
         return True
+
+    def _show(self, run: Run, fed: int, logits: Tensor | None) -> None:
+        """Show a forward that was recorded to whoever watches.
+
+        Args:
+            run: Where.
+            fed: Column of its first token.
+            logits: ``[batch, row, vocab]`` of its newest rows; None if they wait in the run.
+        """
+        if logits is None and run.pending is not None:
+            logits = run.pending[1]
+        for watch in tuple(self.watches):
+            watch.step(run, self._thread.generation, fed, logits)
 
     def _take_over(self, lane: Lane) -> None:
         """Let the rest of the forward that is going on take the full path."""

@@ -44,8 +44,8 @@ ALL = Sight(None, None)
 """Rows that see every key."""
 
 
-def sight_of(landing: Landing, mask: FragmentMask, rows: tuple[int, ...], device: torch.device) -> Sight:
-    """What some rows of a fragment see.
+def visible_rows(landing: Landing, mask: FragmentMask, rows: tuple[int, ...], device: torch.device) -> Tensor:
+    """``[batch or 1, row, key]`` which of a fragment's keys some of its rows see.
 
     Args:
         landing: Where the fragment lands.
@@ -55,11 +55,15 @@ def sight_of(landing: Landing, mask: FragmentMask, rows: tuple[int, ...], device
     """
     local = local_rows(landing, rows)
     if mask.dense is not None:
-        visible = mask.dense[:, local].to(device)
-    else:
-        column = torch.arange(landing.key_start, landing.key_stop, device=mask.start.device)
-        start, stop = mask.start[:, local, None], mask.stop[:, local, None]
-        visible = ((column >= start) & (column < stop)).to(device)
+        return mask.dense[:, local].to(device)
+    column = torch.arange(landing.key_start, landing.key_stop, device=mask.start.device)
+    start, stop = mask.start[:, local, None], mask.stop[:, local, None]
+    return ((column >= start) & (column < stop)).to(device)
+
+
+def sight_of(landing: Landing, mask: FragmentMask, rows: tuple[int, ...], device: torch.device) -> Sight:
+    """What some rows of a fragment see; see `visible_rows`."""
+    visible = visible_rows(landing, mask, rows, device)
     blind = ~visible.any(-1)
     # On an accelerator the question would wait for the device.
     return Sight(visible, None if device.type == "cpu" and not bool(blind.any()) else blind)

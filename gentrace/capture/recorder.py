@@ -5,10 +5,11 @@ which tell where each forward begins and ends; the interface tap, which sees eac
 watch on ``generate``.
 """
 
+import functools
 import sys
 import warnings
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from gentrace.capture.taps.compiled import CompiledWatch, fix_number
 from gentrace.capture.taps.functional import FunctionalTap
 from gentrace.capture.taps.lens import BridgeWatch
 from gentrace.capture.tracking import Tracker
+from gentrace.capture.watching import Observer, Watch, warn
 from gentrace.errors import CaptureError, FidelityWarning
 from gentrace.trace.trace import Trace
 
@@ -199,6 +201,30 @@ class Recorder:
         if len(traces) > 1:
             raise CaptureError("reading recorder.trace", f"there are {len(traces)} traces", "use recorder.traces")
         return traces[0]
+
+    def watch(
+        self, observer: Observer, *, sequence: int = 0, on_error: Callable[[Exception], object] = warn
+    ) -> Callable[[], None]:
+        """Look at each step while the model goes on; nothing of the recording changes.
+
+        Args:
+            observer: Called in the model's own thread with a `Glance` after each forward and, once more, when a
+                generation has ended. It holds the model up for as long as it takes.
+            sequence: Which sequence of a batch, in the order in which generate returns them.
+            on_error: Told, once for each generation, why nothing more is shown of it: the observer raised this, the
+                layer that it reads is not recorded, or it is a beam search, whose hypotheses change places. The model
+                goes on, and so does the recording. By default it is a RuntimeWarning.
+
+        Returns:
+            What ends it; leaving the recorder's block does too.
+        """
+        watch = Watch(observer, sequence, on_error)
+        self._tracker.watches.append(watch)
+        return functools.partial(self._unwatch, watch)
+
+    def _unwatch(self, watch: Watch) -> None:
+        if watch in self._tracker.watches:
+            self._tracker.watches.remove(watch)
 
     def _finish(self, run: Run) -> None:
         if id(run) not in self._traces:

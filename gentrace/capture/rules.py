@@ -79,6 +79,14 @@ class MaskRule:
         self.at, self.mask = fed, mask
         return True
 
+    def newest(self, device: torch.device) -> FragmentMask:
+        """The newest row's mask."""
+        if self._odd is not None:
+            return self._odd.mask
+        oldest = self._key_starts[-1]
+        start = torch.full((1, 1), oldest, device=device) if self._no_padding else self._first.clamp_min(oldest)
+        return FragmentMask(start, torch.full((1, 1), self.at + 1, device=device), None, None)
+
     def sight(self, landing: Landing, device: torch.device) -> Sight:
         """What the newest row sees.
 
@@ -86,14 +94,9 @@ class MaskRule:
             landing: Where it landed.
             device: Where to compute.
         """
-        if self._odd is not None:
-            return sight_of(landing, self._odd.mask, (self.at,), device)
-        oldest = self._key_starts[-1]
-        if self._latest_start <= oldest == landing.key_start:
+        if self._odd is None and self._latest_start <= self._key_starts[-1] == landing.key_start:
             return ALL
-        start = self._first.clamp_min(oldest)
-        row = FragmentMask(start, torch.full((1, 1), self.at + 1, device=start.device), None, None)
-        return sight_of(landing, row, (self.at,), device)
+        return sight_of(landing, self.newest(device), (self.at,), device)
 
     def fragments(self, stop: int) -> list[Placed]:
         """All rows before ``stop``, in order; the same objects for every layer that has the same rows."""

@@ -15,7 +15,7 @@ from gentrace.capture.anatomy import Anatomy
 from gentrace.capture.budget import refuse_layer, refuse_too_large, sizes_of
 from gentrace.capture.caches import CacheLinks, cache_of, grows, length_of
 from gentrace.capture.continuing import SteadyPath
-from gentrace.capture.decoding.distributions import keep_distributions, reduce_waiting, resolve
+from gentrace.capture.decoding.distributions import keep_distributions, reduce_finished, reduce_waiting, resolve
 from gentrace.capture.decoding.generation import Generation
 from gentrace.capture.encoders import Encoders, hidden_of
 from gentrace.capture.run import UNLIMITED, Run
@@ -258,6 +258,8 @@ class Tracker(SteadyPath):
             run.spill.after_forward(self._anatomy.model)
         if generation is not None and step.queries == 1 and step.number:
             generation.lane = settle_into(step, generation, self._sites, self._settings)
+        if self.watches:
+            self._show(run, step.fed, None)
 
     def site_names(self) -> list[str]:
         """Paths of the modules in which self-attention was seen."""
@@ -280,10 +282,7 @@ class Tracker(SteadyPath):
             raise CaptureError(
                 "recording a generation", "generate was called inside generate", "record the outer one alone"
             )
-        for run in self.runs:
-            # Logits that wait would add up from call to call.
-            if run.unread and not run.active:
-                reduce_waiting(run, self._settings.top_k)
+        reduce_finished(self.runs, self._settings.top_k)
         self._thread.generation = Generation()
         return self._thread.generation
 
@@ -323,6 +322,8 @@ class Tracker(SteadyPath):
         run.pending = None
         self.put_away(run)
         run.active, run.closed = False, True
+        for watch in tuple(self.watches):
+            watch.ended(run)
 
     def settle(self, run: Run) -> None:
         """Do everything that was put off."""

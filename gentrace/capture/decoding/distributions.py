@@ -158,6 +158,13 @@ def reduce_waiting(run: Run, top_k: int) -> None:
     run.reduced.append(([one.position for one in waiting], readout))
 
 
+def reduce_finished(runs: list[Run], top_k: int) -> None:
+    """Reduce what runs that have ended left waiting, so that logits do not add up from call to call."""
+    for run in runs:
+        if run.unread and not run.active:
+            reduce_waiting(run, top_k)
+
+
 def _logits(model: nn.Module, step: Step, output: Any) -> Tensor | None:
     """``[batch, row, vocab]`` logits over tokens that end with the last row, if the output has them."""
     if not _predicts_next(model) or step.encoder:

@@ -48,23 +48,38 @@ def _split_known(tokenizer: Any, ids: list[int]) -> list[str]:
     return pieces if "".join(pieces) == whole else _cut(whole, pieces)
 
 
+class Splitter:
+    """Takes token after token and says what each adds to the text, seen from a few tokens back."""
+
+    def __init__(self, tokenizer: Any, window: int = WINDOW) -> None:
+        """Begin with no token.
+
+        Args:
+            tokenizer: A Hugging Face tokenizer.
+            window: Tokens to look back at, at most.
+        """
+        self._tokenizer = tokenizer
+        self._window = window
+        self._ids: list[int] = []
+        self._shown = ""
+
+    def add(self, token: int, *, last: bool = False) -> str:
+        """The next token's share: nothing for a part of a character, unless it is the ``last`` token."""
+        self._ids.append(token)
+        text = _decode(self._tokenizer, self._ids)
+        if (text.endswith("\ufffd") and not last) or not text.startswith(self._shown):
+            return ""
+        piece, self._shown = text[len(self._shown) :], text
+        if len(self._ids) >= self._window:
+            # The next decode starts at this token, whose own text must then be taken off again.
+            self._ids = [token]
+            self._shown = _decode(self._tokenizer, self._ids)
+        return piece
+
+
 def _pieces(tokenizer: Any, ids: list[int], window: int) -> list[str]:
-    """What each token adds to the text decoded so far, seen from at most ``window`` tokens back."""
-    pieces: list[str] = []
-    anchor = 0
-    shown = ""
-    for index in range(len(ids)):
-        text = _decode(tokenizer, ids[anchor : index + 1])
-        complete = not text.endswith("\ufffd") or index == len(ids) - 1
-        grown = complete and text.startswith(shown)
-        pieces.append(text[len(shown) :] if grown else "")
-        if grown:
-            shown = text
-            if index + 1 - anchor >= window:
-                # The next decode starts at this token, whose own text must then be taken off again.
-                anchor = index
-                shown = _decode(tokenizer, ids[anchor : index + 1])
-    return pieces
+    splitter = Splitter(tokenizer, window)
+    return [splitter.add(token, last=index == len(ids) - 1) for index, token in enumerate(ids)]
 
 
 def _cut(whole: str, pieces: list[str]) -> list[str]:
