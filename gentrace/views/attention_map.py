@@ -29,6 +29,8 @@ from gentrace.views.sheet import (
     BAR,
     BOTTOM,
     LEFT,
+    NUMBER,
+    NUMBERS,
     RIGHT,
     TITLE,
     bounds,
@@ -48,8 +50,6 @@ LONGEST_SIDE = 660
 """Pixels of a matrix's longer side."""
 CELL = (2, 36)
 """Least and most pixels of a cell."""
-NUMBER = (50, 26)
-"""Pixels of a cell with a number in it."""
 UPPER = {"xaxis": "x2", "yaxis": "y2"}
 
 
@@ -177,7 +177,7 @@ def _heatmap(
         "<extra></extra>",
     }  # fmt: skip
     if annotate:
-        part |= {"texttemplate": "%{z:.4f}", "textfont": {"family": theme.MONO, "size": 10.5}}
+        part |= NUMBERS
     return part
 
 

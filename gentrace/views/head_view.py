@@ -139,7 +139,7 @@ def _layer_menu(layers: Sequence[int], figures: Sequence[go.Figure], colours: th
     return {
         "name": "layers", "type": "dropdown", "direction": "down", "buttons": buttons, "active": 0, "x": 1,
         "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": SLIDERS - 4, "r": 8},
-        "bgcolor": colours.card, "bordercolor": colours.line, "font": {"size": 12}, "showactive": True,
+        **_controls(colours),
     }  # fmt: skip
 
 
@@ -307,8 +307,14 @@ def _menu(colours: theme.Theme, each: Mapping[str, Any], first: str) -> dict[str
     return {
         "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1,
         "active": PAIRS.index(first) if first in PAIRS else 0, "yanchor": "bottom", "pad": {"b": SLIDERS - 4, "l": 8},
-        "bgcolor": colours.card, "bordercolor": colours.line, "font": {"size": 12},
+        **_controls(colours),
     }  # fmt: skip
+
+
+def _controls(colours: theme.Theme) -> dict[str, Any]:
+    """Plotly gives the active button a light ground of its own in any theme, so the text is black in both."""
+    ground = theme.LIGHT.card if colours is theme.LIGHT else theme.DARK.muted
+    return {"bgcolor": ground, "bordercolor": colours.line, "font": {"size": 12, "color": "#000000"}}
 
 
 def _step(moves: list[dict[str, Any]], moving: int) -> list[dict[str, Any]]:

@@ -20,6 +20,10 @@ TITLE = 66
 """Pixels of a title and a note of one line."""
 BAR = 42
 """Pixels of a colour bar."""
+NUMBER = (50, 26)
+"""Pixels of a cell with a number in it."""
+NUMBERS: dict[str, Any] = {"texttemplate": "%{z:.4f}", "textfont": {"family": theme.MONO, "size": 10.5}}
+"""What writes the numbers into the cells of a heat map."""
 NAMED = 14
 """Pixels along a side that a token's name takes."""
 SHORTEST = 11
