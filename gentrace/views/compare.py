@@ -109,7 +109,8 @@ def _maps(
     compared: Comparison, names: tuple[str, str], colours: theme.Theme, *, annotate: bool
 ) -> Iterator[go.Heatmap]:
     """The two and their difference; leading columns that are set aside are grey maps of their own."""
-    first, second = (escape(name) for name in names)
+    # In a template, "%{" would begin a number.
+    first, second = (escape(name).replace("%", "&#37;") for name in names)
     beside = torch.stack([compared.first, compared.second], -1)
     panels: list[tuple[str, Matrix, Tensor, str, str]] = [
         (first, compared.first, compared.second, f"{first} %{{z:.4g}}<br>{second} %{{customdata:.4g}}", ""),
@@ -134,9 +135,17 @@ def _maps(
 
 
 def _missing(compared: Comparison, colours: theme.Theme) -> Iterator[go.Scatter]:
-    """Shades over the rows and columns of tokens that a text does not have."""
+    """Shades over the rows and columns of tokens that a text does not have, and over rows never seen."""
     ends = len(compared.queries) - 0.5, len(compared.keys) - 0.5
     for panel in range(3):
+        either = sorted({*compared.unseen[0], *compared.unseen[1]})
+        rows = either if panel == 2 else compared.unseen[panel]
+        yield go.Scatter(
+            name="never seen", mode="lines", fill="toself", line={"width": 0}, hoverinfo="skip",
+            x=[-0.5, ends[1], ends[1], -0.5, None] * len(rows),
+            y=[edge for at in rows for edge in (at - 0.5, at - 0.5, at + 0.5, at + 0.5, None)],
+            fillcolor=colours.unseen, xaxis=f"x{2 * panel + 2}", yaxis=f"y{2 * panel + 2}",
+        )  # fmt: skip
         for axis, groups in enumerate((compared.queries, compared.keys)):
             missing = [at for at, group in enumerate(groups) if group.missing is not None]
             shown = [at for at in missing if panel in (groups[at].missing, 2)]

@@ -80,6 +80,8 @@ class Comparison:
     """[query, key] weights of the first trace; NaN where masked, never seen or not in its text."""
     second: Matrix
     """[query, key] the same of the second trace."""
+    unseen: tuple[tuple[int, ...], tuple[int, ...]]
+    """Rows of the first and of the second trace that were never recorded."""
     aside: int
     """Leading columns that hold the first key of either trace, if they are set aside; else 0."""
     merged: int
@@ -141,7 +143,8 @@ def read_comparison(
     both = (*rows.blocks, *columns.blocks) if kind == "cross" else {*rows.blocks, *columns.blocks}
     merged, lonely = sum(block.merged for block in both), sum(not block.paired for block in both)
     title = _title(traces, parts, kind)
-    return Comparison(title, groups[0], groups[1], matrices[0], matrices[1], aside, merged, lonely)
+    unseen = _unseen(cells[0], rows.spans(0)), _unseen(cells[1], rows.spans(1))
+    return Comparison(title, groups[0], groups[1], matrices[0], matrices[1], unseen, aside, merged, lonely)
 
 
 def _aligned(traces: tuple[Trace, Trace], encoder: bool, counts: tuple[int, int], span: Span, axis: str) -> Alignment:
@@ -177,6 +180,11 @@ def _merged(cells: Cells | None, rows: Sequence[range], columns: Sequence[range]
         return torch.full(shape, torch.nan)
     weights = merge_queries(merge_keys(cells.weights, columns), rows)
     return weights.where(merge_seen(cells.visible, rows, columns), torch.nan)
+
+
+def _unseen(cells: Cells | None, rows: Sequence[range]) -> tuple[int, ...]:
+    missing = set() if cells is None else set(cells.unseen)
+    return tuple(place for place, span in enumerate(rows) if span and missing.issuperset(span))
 
 
 def _aside(cells: Sequence[Cells | None], columns: Alignment, sink: FirstKey | None, kind: Kind) -> int:

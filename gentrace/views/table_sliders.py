@@ -19,7 +19,7 @@ from gentrace.trace.info import Kind
 from gentrace.trace.trace import Trace
 from gentrace.views import theme
 from gentrace.views.cells import Side, Span, check_size, choose_layer, choose_pairs, read_cells, sides
-from gentrace.views.labels import escape, label, tick_texts
+from gentrace.views.labels import tick_texts
 from gentrace.views.sheet import PLAIN, TITLE, sheet
 from gentrace.views.timeline import model_name
 
@@ -243,7 +243,7 @@ def _heading(name: str, colours: theme.Theme) -> dict[str, Any]:
 
 
 def _step(text: str, change: dict[str, Any]) -> dict[str, Any]:
-    return {"label": escape(label(text)), "method": "relayout", "args": [change]}
+    return {"label": text, "method": "relayout", "args": [change]}
 
 
 def _slider(name: str, steps: list[dict[str, Any]], active: int, colours: theme.Theme, above: float) -> dict[str, Any]:

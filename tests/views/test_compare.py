@@ -147,12 +147,15 @@ def test_the_two_share_a_scale_and_the_difference_is_around_zero() -> None:
     assert headings == ["<b>three</b>", "<b>&lt;one&gt;</b>", "<b>&lt;one&gt; − three</b>"]
 
 
-def test_rows_that_were_never_seen_are_empty() -> None:
+def test_rows_that_were_never_seen_are_grey() -> None:
     seen, partly = random_trace(7, 3), random_trace(7, 3, unseen=2)
     found = read_comparison((seen, partly), (Part(0, 0), Part(0, 0)))
     assert found.second[:2].isnan().all()
     assert found.difference[:2].isnan().all()
     assert not found.difference[2, :3].isnan().any()
+    assert found.unseen == ((), (0, 1))
+    bands = [one for one in compare(seen, partly, 0, 0).data if one.name == "never seen"]
+    assert [[edge for edge in one.y if edge is not None][::4] for one in bands] == [[], [-0.5, 0.5], [-0.5, 0.5]]
 
 
 def test_bad_requests_are_refused_by_name() -> None:
@@ -211,3 +214,23 @@ def test_tooltips_tell_both_tokens_and_both_numbers(shown: Any, width: int, colu
             if box and box["width"]:
                 assert box["x"] >= 0, selector
                 assert box["x"] + box["width"] <= width + 1, selector
+
+
+def test_means_of_several_heads_with_numbers() -> None:
+    first, second = random_trace(7, 3, heads=3, layers=(0, 1)), random_trace(7, 3, heads=3, layers=(0, 1), window=3)
+    figure = compare(first, second, 1, last=2, annotate=True, sink="keep")
+    a, b = (trace.attention(1)[-2:].mean(0) for trace in (first, second))
+    lower = torch.ones(6, 6, dtype=torch.bool).tril()
+    shown = [torch.as_tensor(np.asarray(one.z)) for one in figure.data[:3]]
+    for matrix, expected in zip(shown, (a, b, b - a), strict=True):
+        seen = matrix.isfinite()
+        torch.testing.assert_close(matrix[seen], expected[seen])
+    assert (shown[0].isfinite() == lower).all()
+    assert [one.texttemplate for one in figure.data[:3]] == ["%{z:.4f}", "%{z:.4f}", "%{z:+.4f}"]
+    assert "layer 1 · mean of the last 2 heads" in figure.layout.title.text
+    across = compare(first, second, head=2, last=2, sink="keep")
+    expected = torch.stack([first.attention(layer, 2) for layer in (0, 1)]).mean(0)
+    torch.testing.assert_close(torch.as_tensor(np.asarray(across.data[0].z))[lower], expected[lower])
+    long = random_trace(40, 3)
+    with pytest.raises(ViewBudgetError, match="with numbers"):
+        compare(long, long, 0, 0, annotate=True)
