@@ -49,7 +49,7 @@ MORE: dict[str, Callable[[Trace], go.Figure]] = {
     "whole table": lambda trace: attention_table(trace, 0, 1, trace.length - 1, order="position"),
 }
 WORSE = (
-    *HOSTILE[:-1], "</script><img src=x onerror=alert(1)>", "<a href='javascript:alert(1)'>k</a>", "<br>", "\x00",
+    *HOSTILE[:-1], "</script><img src=x onerror=alert(1)>", "<a href='javascript:alert(1)'>k</a>", "\x00",
     "\x1b[31m", "$x$", "$", "%{x}", "x" * 10_000, " " * 40, "日本語" * 20, "e\u0301\u0302", HOSTILE[-1],
 )  # fmt: skip
 
