@@ -29,13 +29,28 @@ from gentrace.views.cells import (
     weight_scale,
 )
 from gentrace.views.labels import thinned, tick_texts
-from gentrace.views.sheet import BAR, BOTTOM, PLAIN, TITLE, colour_axis, scale_note, sheet, short
+from gentrace.views.sheet import (
+    BAR,
+    BOTTOM,
+    LEFT,
+    NUMBER,
+    NUMBERS,
+    PLAIN,
+    RIGHT,
+    TITLE,
+    colour_axis,
+    scale_note,
+    sheet,
+    short,
+)
 from gentrace.views.timeline import What
 
 GRID_CELLS = 1_250_000
 """Cells of all panels together."""
 GRID_PANELS = 400
 """Panels that a browser draws without a pause."""
+ANNOTATED_GRID = 4096
+"""Cells of all panels together in which a number can be read."""
 WIDTH = 1000
 """Pixels of all panels side by side, for which gaps and names are chosen."""
 HIGHEST = 2400
@@ -56,8 +71,8 @@ class Grid:
     """Panels side by side."""
     crossed: bool
     """Whether rows are layers and columns heads; otherwise the panels of one layer, or of one head, wrap like text."""
-    pixels: float
-    """Pixels of a cell."""
+    pixels: tuple[float, float]
+    """Pixels of a cell, across and down."""
 
     @property
     def rows(self) -> int:
@@ -68,7 +83,7 @@ class Grid:
     def step(self) -> tuple[float, float]:
         """Cells from one panel to the next: to the right, and downwards."""
         gap = 6 if self.crossed else NAME
-        return self._side(1) + 8 / self.pixels, self._side(0) + gap / self.pixels
+        return self._side(1) + 8 / self.pixels[0], self._side(0) + gap / self.pixels[1]
 
     @property
     def size(self) -> tuple[float, float]:
@@ -93,13 +108,15 @@ def attention_grid(
     what: What = "weights",
     queries: Span = None,
     keys: Span = None,
+    annotate: bool = False,
     sink: FirstKey | None = None,
     kind: Kind = "self",
     dark: bool = False,
 ) -> go.Figure:
     """Heat maps of many heads: rows are layers and columns heads.
 
-    One layer gives all its heads (by layer), one head gives it in every layer (by head); these wrap like text.
+    One layer gives all its heads (by layer), one head gives it in every layer (by head); these wrap like text, and so
+    do all panels with numbers in their cells.
 
     Args:
         trace: A finished trace.
@@ -108,6 +125,7 @@ def attention_grid(
         what: Whether colours are weights or scores.
         queries: Rows: a slice, (first, one past the last), "prompt" or "generated"; None for all.
         keys: Columns, likewise.
+        annotate: Write each number into its cell, with four decimals.
         sink: "mask" sets the first key aside, "keep" treats it as any other; None masks it in a causal model's
             self-attention.
         kind: "self", "cross" (keys are the encoder's) or "encoder".
@@ -120,7 +138,7 @@ def attention_grid(
     attempted = "drawing an attention grid"
     check_word(attempted, "what", what, ("weights", "scores"))
     check_word(attempted, "sink", sink, (None, "mask", "keep"))
-    grid = read_grid(trace, layers, heads, queries, keys, kind)
+    grid = read_grid(trace, layers, heads, queries, keys, kind, annotate=annotate)
     colours = theme.DARK if dark else theme.LIGHT
     first_aside = sets_first_aside(grid.panels, sink)
     make_scale = weight_scale if what == "weights" else score_scale
@@ -131,11 +149,13 @@ def attention_grid(
         colours,
         f"{first.model}\n{_title(grid)}{titled(first.kind)}",
         scale_note(what, scale, first_aside=first_aside),
-        grid.size[1] * grid.pixels + TITLE + BAR + BOTTOM + NAME,
+        grid.size[1] * grid.pixels[1] + TITLE + BAR + BOTTOM + NAME,
         coloraxis=colour_axis(scale, colours.attention),
     )
-    maps = _heatmaps(grid, what, colours, first_aside=first_aside)
-    return go.Figure(data=[*maps, *marks], layout=layout | _axes(grid))
+    if annotate:
+        layout["width"] = max(grid.size[0] * grid.pixels[0], 260) + LEFT + RIGHT
+    maps = _heatmaps(grid, what, colours, first_aside=first_aside, annotate=annotate)
+    return go.Figure(data=[*maps, *marks], layout=layout | _axes(grid, square=not annotate))
 
 
 def read_grid(
@@ -145,6 +165,8 @@ def read_grid(
     queries: Span,
     keys: Span,
     kind: Kind,
+    *,
+    annotate: bool = False,
 ) -> Grid:
     """Read every panel and decide where it stands.
 
@@ -159,22 +181,28 @@ def read_grid(
     knobs = "choose fewer with layers=, heads=, queries= or keys=; model_view() draws every head in less detail"
     check_size(attempted, "panels", len(pairs), GRID_PANELS, knobs)
     check_size(attempted, "cells", len(pairs) * cells, GRID_CELLS, knobs)
+    if annotate:
+        knobs = "choose fewer with layers=, heads=, queries= or keys=, or annotate=False"
+        check_size(f"{attempted} with numbers", "cells", len(pairs) * cells, ANNOTATED_GRID, knobs)
     panels = tuple(read_cells(trace, layer, head, queries, keys, kind) for layer, head in pairs)
     layer_count = len({layer for layer, _ in pairs})
     shown_heads = [head for layer, head in pairs if layer == pairs[0][0]]
+    if annotate:
+        side_by_side = max(1, int(WIDTH // (len(key_side.positions) * NUMBER[0] + 8)))
+        return Grid(panels, min(side_by_side, len(pairs)), False, NUMBER)
     crossed = layer_count > 1 and len(shown_heads) > 1 and len(pairs) == layer_count * len(shown_heads)
     columns = len(shown_heads) if crossed else _columns(len(pairs))
     down = -(-len(pairs) // columns)
     side = min(LARGEST, (WIDTH - 8 * columns) / columns, (HIGHEST - NAME * down) / down)
     longest = max(rows, len(key_side.positions))
-    return Grid(panels, columns, crossed, max(side, 12) / longest)
+    return Grid(panels, columns, crossed, (max(side, 12) / longest,) * 2)
 
 
 def _columns(count: int) -> int:
     return count if count <= 3 else math.ceil(math.sqrt(count))
 
 
-def _heatmaps(grid: Grid, what: What, colours: theme.Theme, *, first_aside: bool) -> list[go.Heatmap]:
+def _heatmaps(grid: Grid, what: What, colours: theme.Theme, *, first_aside: bool, annotate: bool) -> list[go.Heatmap]:
     """Each panel; a first key that is set aside is a grey map of its own, so that its numbers stay."""
     maps = []
     for place, panel in enumerate(grid.panels):
@@ -182,7 +210,7 @@ def _heatmaps(grid: Grid, what: What, colours: theme.Theme, *, first_aside: bool
         hover = f"{panel.title}<br>query %{{y}}<br>key %{{x}}<br>{what[:-1]} %{{z:.4g}}<extra></extra>"
         values, split = panel.values(what).numpy(), int(first_aside)
         shared: dict[str, Any] = {"name": panel.title, "dx": 1, "y0": top, "dy": 1, "hoverongaps": False}
-        shared |= {"hovertemplate": hover, "showscale": False}
+        shared |= {"hovertemplate": hover, "showscale": False} | (NUMBERS if annotate else {})
         maps.append(go.Heatmap(z=values[:, split:], x0=left + split, coloraxis="coloraxis", **shared))
         if first_aside:
             grey = [[0, colours.unseen], [1, colours.unseen]]
@@ -200,7 +228,7 @@ def _names(grid: Grid) -> go.Scatter:
         layer, head = grid.panels[place].pairs[0]
         by_head = f"layer {layer}" if _one_head(grid) else f"layer {layer} · head {head}"
         texts.append(f"head {head}" if one_layer or grid.crossed else by_head)
-    x, y = [left - 0.5 for left, _ in corners], [top - 0.5 - 10 / grid.pixels for _, top in corners]
+    x, y = [left - 0.5 for left, _ in corners], [top - 0.5 - 10 / grid.pixels[1] for _, top in corners]
     return go.Scatter(
         name="names", mode="text", x=x, y=y, text=texts, textposition="middle right", textfont={"size": 11},
         hoverinfo="skip", cliponaxis=False, xaxis="x2", yaxis="y2",
@@ -223,18 +251,19 @@ def _unseen(grid: Grid, colours: theme.Theme) -> go.Scatter:
     )  # fmt: skip
 
 
-def _axes(grid: Grid) -> dict[str, Any]:
+def _axes(grid: Grid, *, square: bool) -> dict[str, Any]:
     """One pair of axes for all panels, and the pair over it that shows names."""
     first, (across, down) = grid.panels[0], grid.size
     layout: dict[str, Any] = {}
-    room = max(1, int(grid.pixels * max(first.weights.shape) / 12))
-    for letter, side, count in (("x", first.keys, grid.columns), ("y", first.queries, grid.rows)):
+    for at, (letter, side, count) in enumerate((("x", first.keys, grid.columns), ("y", first.queries, grid.rows))):
+        room = max(1, int(grid.pixels[at] * max(first.weights.shape) / 12))
         stride = grid.step[0 if letter == "x" else 1]
         last = (across if letter == "x" else down) - 0.5
-        name = NAME / grid.pixels
+        name = NAME / grid.pixels[1]
         limits = [-0.5, last] if letter == "x" else [last, -0.5 - name]
-        shared: dict[str, Any] = {"range": limits, "constrain": "domain"}
-        shared |= {"constraintoward": "left" if letter == "x" else "top"}
+        shared: dict[str, Any] = {"range": limits}
+        if square:
+            shared |= {"constrain": "domain", "constraintoward": "left" if letter == "x" else "top"}
         positions = range(len(side.positions))
         layout[f"{letter}axis"] = PLAIN | shared | {
             "anchor": "y" if letter == "x" else "x", "showticklabels": False,
@@ -252,7 +281,8 @@ def _axes(grid: Grid) -> dict[str, Any]:
             "side": "bottom" if letter == "x" else "left", "tickangle": -90 if letter == "x" else 0,
             "tickvals": ticks, "ticktext": texts, "tickfont": {"size": 11 if grid.crossed else 10},
         }  # fmt: skip
-    layout["yaxis"]["scaleanchor"] = "x"
+    if square:
+        layout["yaxis"]["scaleanchor"] = "x"
     return layout
 
 

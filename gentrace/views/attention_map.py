@@ -1,5 +1,6 @@
 """One head's attention as a heat map, both axes labelled with tokens."""
 
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -25,10 +26,13 @@ from gentrace.views.cells import (
     sides,
     weight_scale,
 )
+from gentrace.views.figure_step import percent
 from gentrace.views.sheet import (
     BAR,
     BOTTOM,
     LEFT,
+    NUMBER,
+    NUMBERS,
     RIGHT,
     TITLE,
     bounds,
@@ -48,8 +52,8 @@ LONGEST_SIDE = 660
 """Pixels of a matrix's longer side."""
 CELL = (2, 36)
 """Least and most pixels of a cell."""
-NUMBER = (50, 26)
-"""Pixels of a cell with a number in it."""
+BESIDE = 40
+"""Pixels of a probability beside a query's name."""
 UPPER = {"xaxis": "x2", "yaxis": "y2"}
 
 
@@ -62,6 +66,7 @@ def attention_map(
     queries: Span = None,
     keys: Span = None,
     annotate: bool = False,
+    probabilities: bool = False,
     sink: FirstKey | None = None,
     kind: Kind = "self",
     dark: bool = False,
@@ -76,6 +81,7 @@ def attention_map(
         queries: Rows: a slice, (first, one past the last), "prompt" or "generated"; None for all.
         keys: Columns, likewise.
         annotate: Write each number into its cell, with four decimals.
+        probabilities: Write beside each query how likely the model held that token, before it came.
         sink: "mask" sets the first key aside: grey, its numbers kept, the colours scaled to the rest. "keep" treats it
             as any other. None masks it in a causal model's self-attention.
         kind: "self", "cross" (keys are the encoder's) or "encoder".
@@ -95,6 +101,7 @@ def attention_map(
     else:
         cells = trace
         _check(len(cells.queries.positions), len(cells.keys.positions), annotate=annotate)
+    beside = _probabilities(trace, cells) if probabilities else ()
     first_aside = sets_first_aside([cells], sink)
     make_scale = weight_scale if what == "weights" else score_scale
     scale = make_scale([cells], skip_first_key=first_aside)
@@ -104,8 +111,17 @@ def attention_map(
     anchor = go.Scatter(x=[None], y=[None], hoverinfo="skip", **UPPER)
     return go.Figure(
         data=[*heatmaps(cells, what, colours, first_aside=first_aside, annotate=annotate), *marks, anchor],
-        layout=_layout(cells, what, scale, colours, first_aside=first_aside, annotate=annotate),
+        layout=_layout(cells, what, scale, colours, first_aside=first_aside, annotate=annotate, beside=beside),
     )
+
+
+def _probabilities(trace: Trace | Cells, cells: Cells) -> list[str]:
+    """What the model thought of each query's token, as percentages."""
+    if not isinstance(trace, Trace) or cells.kind == "encoder":
+        change = 'give the trace itself, and kind= "self" or "cross", or leave probabilities= out'
+        raise ViewError("writing probabilities beside queries", "these queries have none", change)
+    found = trace.tokens.logprobs[cells.queries.positions.start : cells.queries.positions.stop].exp().tolist()
+    return ["–" if value != value else percent(value) for value in found]
 
 
 def heatmaps(cells: Cells, what: What, colours: theme.Theme, *, first_aside: bool, annotate: bool) -> list[go.Heatmap]:
@@ -177,12 +193,19 @@ def _heatmap(
         "<extra></extra>",
     }  # fmt: skip
     if annotate:
-        part |= {"texttemplate": "%{z:.4f}", "textfont": {"family": theme.MONO, "size": 10.5}}
+        part |= NUMBERS
     return part
 
 
 def _layout(
-    cells: Cells, what: What, scale: Scale, colours: theme.Theme, *, first_aside: bool, annotate: bool
+    cells: Cells,
+    what: What,
+    scale: Scale,
+    colours: theme.Theme,
+    *,
+    first_aside: bool,
+    annotate: bool,
+    beside: Sequence[str],
 ) -> dict[str, Any]:
     rows, columns = len(cells.queries.positions), len(cells.keys.positions)
     square = not annotate and 0.15 < rows / columns < 6
@@ -198,6 +221,8 @@ def _layout(
         inner + TITLE + BAR + BOTTOM,
         coloraxis=colour_axis(scale, colours.attention),
     )
+    left = LEFT + (BESIDE if beside else 0)
+    layout["margin"] |= {"l": left}
     if annotate:
-        layout["width"] = max(columns * NUMBER[0], 260) + LEFT + RIGHT
-    return layout | matrix_axes(cells, colours, NUMBER[1] if annotate else cell, square=square)
+        layout["width"] = max(columns * NUMBER[0], 260) + left + RIGHT
+    return layout | matrix_axes(cells, colours, NUMBER[1] if annotate else cell, square=square, beside=beside)

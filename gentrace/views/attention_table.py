@@ -11,6 +11,7 @@ from gentrace.views import theme
 from gentrace.views.cells import Cells, Span, check_size, check_word, choose_layer, read_cells, sides
 from gentrace.views.labels import escape
 from gentrace.views.sheet import TITLE, sheet
+from gentrace.views.table_sliders import ROW, WIDTH, number, read_plane, sliding_table
 from gentrace.views.timeline import choose_heads
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ ORDERS: tuple[Order, ...] = ("weight", "position")
 
 TABLE_ROWS = 5000
 """Keys that a table lists."""
-WIDTH = 388
-"""Pixels; a table needs no more, and fits a phone."""
-ROW = 26
-"""Pixels of a row."""
 SHOWN = 24
 """Rows in sight; a longer table scrolls."""
 
@@ -81,11 +78,12 @@ def attention_frame(
 
 def attention_table(
     trace: Trace,
-    layer: int,
-    head: int,
-    token: int | str,
+    layer: int | None = None,
+    head: int | None = None,
+    token: int | str | None = None,
     *,
-    order: Order = "weight",
+    start: tuple[int | None, int | None] = (None, None),
+    order: Order | None = None,
     keys: Span = None,
     masked: bool = False,
     kind: Kind = "self",
@@ -95,10 +93,12 @@ def attention_table(
 
     Args:
         trace: A finished trace.
-        layer: The model's layer number.
-        head: Query head.
-        token: The token that looks: its position, or its text where no other token has the same.
-        order: "weight" for the strongest first, or "position".
+        layer: The model's layer number; None for all recorded, with a slider.
+        head: Query head; None for all, with a slider.
+        token: The token that looks: its position, or its text where no other token has the same; None for the last.
+        start: Where there are sliders, the layer and the head shown first; None for the first of each.
+        order: "weight" for the strongest first, or "position". None is "weight" for one layer and head; with sliders
+            rows stand by position, so that they stay in place.
         keys: Keys to list: a slice, (first, one past the last), "prompt" or "generated"; None for all.
         masked: Whether to list the keys that the token could not see, with weight 0.
         kind: "self", "cross" (keys are the encoder's) or "encoder".
@@ -108,6 +108,13 @@ def attention_table(
         ViewError: If the trace has no such layer, head, token or key, or the text names several tokens.
         ViewBudgetError: If there are too many keys.
     """
+    colours = theme.DARK if dark else theme.LIGHT
+    if layer is None or head is None:
+        check_word("making a table with sliders", "order", order, (None, "position"))
+        query = _position(trace, token, kind, _queries(trace, layer, kind))
+        plane = read_plane(trace, layer, head, query, keys, masked=masked, kind=kind)
+        return sliding_table(plane, start, colours)
+    order = order or "weight"
     cells = _row(trace, layer, head, token, order, keys, kind)
     visible, weights, scores = cells.visible[0].tolist(), cells.weights[0].tolist(), cells.scores[0].tolist()
     rows = [
@@ -119,7 +126,6 @@ def attention_table(
     ]
     if order == "weight":
         rows.sort(key=lambda row: -row[2])
-    colours = theme.DARK if dark else theme.LIGHT
     name = cells.queries.names[0]
     height = TITLE + 20 + ROW * (1 + min(len(rows), SHOWN)) + 24
     layout = sheet(
@@ -129,7 +135,7 @@ def attention_table(
     return go.Figure(data=[_table(rows, escape(name), colours)], layout=layout)
 
 
-def _row(trace: Trace, layer: int, head: int, token: int | str, order: str, keys: Span, kind: Kind) -> Cells:
+def _row(trace: Trace, layer: int, head: int, token: int | str | None, order: str, keys: Span, kind: Kind) -> Cells:
     """The one query row, checked."""
     check_word("making an attention table", "order", order, ORDERS)
     info = choose_layer(trace, layer, kind)
@@ -141,7 +147,16 @@ def _row(trace: Trace, layer: int, head: int, token: int | str, order: str, keys
     return read_cells(trace, layer, head, (query, query + 1), keys, kind)
 
 
-def _position(trace: Trace, token: int | str, kind: Kind, count: int) -> int:
+def _queries(trace: Trace, layer: int | None, kind: Kind) -> int:
+    """How many positions look."""
+    if layer is None:
+        return trace.encoder_length if kind == "encoder" else trace.length
+    return trace.counts(choose_layer(trace, layer, kind))[0]
+
+
+def _position(trace: Trace, token: int | str | None, kind: Kind, count: int) -> int:
+    if token is None:
+        return count - 1
     attempted = f"making a table of what token {token!r} looks at"
     if isinstance(token, int):
         if not 0 <= token < count:
@@ -180,7 +195,7 @@ def _table(rows: Rows, name: str, colours: theme.Theme) -> go.Table:
     count = len(rows)
     plain, text = [colours.card] * count, [colours.ink] * count
     return go.Table(
-        columnwidth=[0.8, 2.6, 1.3, 1.3],
+        columnwidth=[0.7, 3.1, 1.1, 1.1],
         header={
             "values": ["key", "token", "weight", "score"], "align": ["right", "left", "right", "right"],
             "fill": {"color": colours.line}, "line": {"color": colours.line}, "height": ROW,
@@ -189,18 +204,11 @@ def _table(rows: Rows, name: str, colours: theme.Theme) -> go.Table:
         cells={
             "values": [
                 [position for position, *_ in rows], [escape(text) for _, text, *_ in rows],
-                [_number(row[2], 4) for row in rows], [_number(row[3], 3) for row in rows],
+                [number(row[2], 4) for row in rows], [number(row[3], 3) for row in rows],
             ],
             "align": ["right", "left", "right", "right"], "height": ROW, "line": {"color": colours.line},
             "fill": {"color": [plain, plain, grounds, plain]},
-            "font": {"color": [[colours.muted] * count, text, inks, text], "size": 12.5, "family": theme.MONO},
+            "font": {"color": [[colours.muted] * count, text, inks, text], "size": 12, "family": theme.MONO},
         },
         name=f"what {name} looks at",
     )  # fmt: skip
-
-
-def _number(value: float, digits: int) -> str:
-    """A number as a table prints it."""
-    if value != value:
-        return "–"
-    return f"{value:.{digits}f}".replace("-", "−").replace("inf", "∞")

@@ -15,14 +15,29 @@ from gentrace.axes import Matrix
 from gentrace.trace.info import Kind
 from gentrace.trace.trace import Trace
 from gentrace.views import signed, theme
-from gentrace.views.cells import FirstKey, Scale, Span, check_word
-from gentrace.views.comparison import Comparison, read_comparison
+from gentrace.views.cells import FirstKey, Scale, Span, check_size, check_word
+from gentrace.views.comparison import Comparison, Part, read_comparison
 from gentrace.views.labels import escape, thinned, tick_texts
-from gentrace.views.sheet import BAR, BOTTOM, NAMED, PLAIN, TITLE, colour_axis, sheet, short
+from gentrace.views.sheet import (
+    BAR,
+    BOTTOM,
+    LEFT,
+    NAMED,
+    NUMBER,
+    NUMBERS,
+    PLAIN,
+    RIGHT,
+    TITLE,
+    colour_axis,
+    sheet,
+    short,
+)
 from gentrace.views.timeline import full_colour
 
 SIDE = {1: 560, 3: 360}
 """Pixels of a matrix's longer side, by how many stand beside each other."""
+ANNOTATED = 1024
+"""Cells of one matrix in which a number can be read."""
 NAME, BETWEEN = 24, 0.025
 """Pixels over a matrix for its name; part of the width between two."""
 
@@ -30,16 +45,18 @@ NAME, BETWEEN = 24, 0.025
 def compare(
     trace_a: Trace,
     trace_b: Trace,
-    layer: int,
-    head: int | None = None,
+    layer: int | Sequence[int] | None = None,
+    head: int | Sequence[int] | None = None,
     *,
-    layer_b: int | None = None,
-    head_b: int | None = None,
+    last: int | None = None,
+    layer_b: int | Sequence[int] | None = None,
+    head_b: int | Sequence[int] | None = None,
     names: tuple[str, str] = ("first", "second"),
     queries: Span = None,
     keys: Span = None,
     sink: FirstKey | None = None,
     kind: Kind = "self",
+    annotate: bool = False,
     columns: int = 3,
     dark: bool = False,
 ) -> go.Figure:
@@ -52,10 +69,11 @@ def compare(
     Args:
         trace_a: A finished trace.
         trace_b: Another: of another prompt, another model or another way of decoding.
-        layer: Layer number of the first.
-        head: Query head of the first; None for the mean of its layer's heads.
-        layer_b: Layer number of the second; None for the same.
-        head_b: Query head of the second; None for the same.
+        layer: Layer number of the first; the mean of several is taken, and of all recorded for None.
+        head: Query head of the first; the mean of several is taken, and of all heads for None.
+        last: Of the matrices so chosen, layer by layer, only the last so many are averaged.
+        layer_b: Layer number of the second, likewise; None for the same.
+        head_b: Query head of the second, likewise; None for the same.
         names: What to call the two.
         queries: Rows, as positions of the first trace: a slice, (first, one past the last), "prompt" or "generated";
             None for all. Tokens of the second between them are shown as well.
@@ -63,6 +81,7 @@ def compare(
         sink: "mask" sets the first key of either aside, "keep" treats it as any other; None masks it in
             self-attention that never looks ahead.
         kind: "self", "cross" or "encoder".
+        annotate: Write each number into its cell, with four decimals.
         columns: 3 puts the matrices beside each other; 1 below each other, for a narrow page.
         dark: Light text on a dark ground.
 
@@ -72,20 +91,26 @@ def compare(
     """
     check_word("comparing traces", "sink", sink, (None, "mask", "keep"))
     check_word("comparing traces", "columns", columns, (1, 3))
-    pairs = (layer, head), (layer if layer_b is None else layer_b, head if head_b is None else head_b)
-    compared = read_comparison((trace_a, trace_b), pairs, queries, keys, sink, kind)
+    second = Part(layer if layer_b is None else layer_b, head if head_b is None else head_b, last)
+    compared = read_comparison((trace_a, trace_b), (Part(layer, head, last), second), queries, keys, sink, kind)
+    if annotate:
+        size = len(compared.queries) * len(compared.keys)
+        check_size("comparing traces with numbers", "cells", size, ANNOTATED, "choose fewer with queries= and keys=")
     colours = theme.DARK if dark else theme.LIGHT
     shown = [one[:, compared.aside :] for one in (compared.first, compared.second)]
     scale = Scale(0.0, full_colour(shown, skip_first_key=False))
     most = signed.limit([compared.difference[:, compared.aside :]])
-    maps: list[go.Heatmap | go.Scatter] = list(_maps(compared, names, colours))
+    maps: list[go.Heatmap | go.Scatter] = list(_maps(compared, names, colours, annotate=annotate))
     maps += list(_missing(compared, colours))
-    return go.Figure(data=maps, layout=_layout(compared, names, colours, scale, most, columns))
+    return go.Figure(data=maps, layout=_layout(compared, names, colours, scale, most, columns, annotate=annotate))
 
 
-def _maps(compared: Comparison, names: tuple[str, str], colours: theme.Theme) -> Iterator[go.Heatmap]:
+def _maps(
+    compared: Comparison, names: tuple[str, str], colours: theme.Theme, *, annotate: bool
+) -> Iterator[go.Heatmap]:
     """The two and their difference; leading columns that are set aside are grey maps of their own."""
-    first, second = (escape(name) for name in names)
+    # In a template, "%{" would begin a number.
+    first, second = (escape(name).replace("%", "&#37;") for name in names)
     beside = torch.stack([compared.first, compared.second], -1)
     panels: list[tuple[str, Matrix, Tensor, str, str]] = [
         (first, compared.first, compared.second, f"{first} %{{z:.4g}}<br>{second} %{{customdata:.4g}}", ""),
@@ -98,20 +123,29 @@ def _maps(compared: Comparison, names: tuple[str, str], colours: theme.Theme) ->
     grey = {"colorscale": [[0, colours.unseen], [1, colours.unseen]], "showscale": False}
     for panel, (name, z, other, told, scale) in enumerate(panels):
         number = 2 * panel + 1
+        numbers = NUMBERS | {"texttemplate": "%{z:+.4f}" if panel == 2 else "%{z:.4f}"} if annotate else {}
         parts = [(slice(compared.aside, None), {"coloraxis": f"coloraxis{scale}"})]
         parts += [(slice(0, compared.aside), grey)] if compared.aside else []
         for part, paint in parts:
             yield go.Heatmap(
                 name=name, z=z[:, part].numpy(), customdata=other[:, part].numpy(), x0=part.start, dx=1, y0=0, dy=1,
-                hoverongaps=False, xaxis=f"x{number}", yaxis=f"y{number}", **paint,
+                hoverongaps=False, xaxis=f"x{number}", yaxis=f"y{number}", **paint, **numbers,
                 hovertemplate=f"query %{{y}}<br>key %{{x}}<br>{told}<extra></extra>",
             )  # fmt: skip
 
 
 def _missing(compared: Comparison, colours: theme.Theme) -> Iterator[go.Scatter]:
-    """Shades over the rows and columns of tokens that a text does not have."""
+    """Shades over the rows and columns of tokens that a text does not have, and over rows never seen."""
     ends = len(compared.queries) - 0.5, len(compared.keys) - 0.5
     for panel in range(3):
+        either = sorted({*compared.unseen[0], *compared.unseen[1]})
+        rows = either if panel == 2 else compared.unseen[panel]
+        yield go.Scatter(
+            name="never seen", mode="lines", fill="toself", line={"width": 0}, hoverinfo="skip",
+            x=[-0.5, ends[1], ends[1], -0.5, None] * len(rows),
+            y=[edge for at in rows for edge in (at - 0.5, at - 0.5, at + 0.5, at + 0.5, None)],
+            fillcolor=colours.unseen, xaxis=f"x{2 * panel + 2}", yaxis=f"y{2 * panel + 2}",
+        )  # fmt: skip
         for axis, groups in enumerate((compared.queries, compared.keys)):
             missing = [at for at, group in enumerate(groups) if group.missing is not None]
             shown = [at for at in missing if panel in (groups[at].missing, 2)]
@@ -132,11 +166,13 @@ def _layout(
     scale: Scale,
     most: float,
     columns: int,
+    *,
+    annotate: bool,
 ) -> dict[str, Any]:
     rows = -(-3 // columns)
     longest = max(len(compared.queries), len(compared.keys))
     side = min(SIDE[columns], max(22 * longest, 150))
-    height = side * len(compared.queries) / longest
+    height = NUMBER[1] * len(compared.queries) if annotate else side * len(compared.queries) / longest
     step = height + NAME + BOTTOM
     whole = step * rows - BOTTOM
     wide = (1 - BETWEEN * (columns - 1)) / columns
@@ -151,13 +187,18 @@ def _layout(
             ticktext=[f"−{most:.2g}", "0", f"+{most:.2g}"], **slim,
         ),
     )  # fmt: skip
+    if annotate:
+        across = len(compared.keys) * (NUMBER[0] + 6) / wide
+        layout["width"] = max(across, 360) + LEFT + RIGHT
     headings = [*names, f"{names[1]} − {names[0]}"]
     layout["annotations"] = []
     for panel, heading in enumerate(headings):
         across, down = panel % columns, panel // columns
         left, top = across * (wide + BETWEEN), 1 - (down * step + NAME) / whole
         domains = [left, left + wide], [max(0.0, top - height / whole), top]
-        layout |= _axes(compared, panel, domains, side / longest, first=panel == 0, named=across == 0)
+        square = not annotate
+        pixels = side / longest if square else NUMBER[1]
+        layout |= _axes(compared, panel, domains, pixels, first=panel == 0, named=across == 0, square=square)
         layout["annotations"].append(
             {
                 "text": f"<b>{escape(short(heading) if panel < 2 else heading)}</b>", "x": left, "y": top,
@@ -169,7 +210,14 @@ def _layout(
 
 
 def _axes(
-    compared: Comparison, panel: int, domains: Sequence[list[float]], pixels: float, *, first: bool, named: bool
+    compared: Comparison,
+    panel: int,
+    domains: Sequence[list[float]],
+    pixels: float,
+    *,
+    first: bool,
+    named: bool,
+    square: bool,
 ) -> dict[str, Any]:
     """A panel's axes: the lower pair carries every name for tooltips, the upper those that can be read."""
     lower, upper = 2 * panel + 1, 2 * panel + 2
@@ -177,8 +225,9 @@ def _axes(
     for letter, groups, domain in zip("xy", (compared.keys, compared.queries), domains, strict=True):
         other, count = "y" if letter == "x" else "x", len(groups)
         ends = [-0.5, count - 0.5]
-        shared: dict[str, Any] = {"range": ends if letter == "x" else ends[::-1], "constrain": "domain"}
-        shared |= {"constraintoward": "left" if letter == "x" else "top"}
+        shared: dict[str, Any] = {"range": ends if letter == "x" else ends[::-1]}
+        if square:
+            shared |= {"constrain": "domain", "constraintoward": "left" if letter == "x" else "top"}
         shared |= {} if first else {"matches": letter}
         few = thinned(0, count, max(1, int(count * pixels / NAMED)))
         layout[_axis(letter, lower)] = PLAIN | shared | {
@@ -191,7 +240,7 @@ def _axes(
             "tickvals": few, "ticktext": tick_texts(_cut(groups[at].label) for at in few), "tickfont": {"size": 10},
             "showticklabels": letter == "x" or named,
         }  # fmt: skip
-    if first:
+    if first and square:
         # The others follow: their axes match these.
         layout["yaxis"] |= {"scaleanchor": "x"}
     return layout

@@ -19,6 +19,7 @@ from gentrace.views.cells import (
     Span,
     check_size,
     choose_layer,
+    choose_pairs,
     choose_positions,
     mean,
     read_cells,
@@ -26,10 +27,34 @@ from gentrace.views.cells import (
 )
 from gentrace.views.labels import label
 from gentrace.views.sheet import short
-from gentrace.views.timeline import choose_heads, model_name
+from gentrace.views.timeline import model_name
 
 COMPARE_CELLS = 250_000
 """Cells of one matrix; each is drawn three times with another number beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What of a trace is compared: one head, or the mean of several."""
+
+    layers: int | Sequence[int] | None
+    """Layer numbers; None for all recorded."""
+    heads: int | Sequence[int] | None
+    """Query heads of each; None for all."""
+    last: int | None = None
+    """Of these matrices, layer by layer, only the last so many."""
+
+    def read(self, trace: Trace, queries: Span, keys: Span, kind: Kind) -> Cells:
+        """The matrix."""
+        if isinstance(self.layers, int) and isinstance(self.heads, int) and self.last is None:
+            return read_cells(trace, self.layers, self.heads, queries, keys, kind)
+        return mean(trace, self.layers, self.heads, last=self.last, queries=queries, keys=keys, kind=kind)
+
+    def named(self, trace: Trace, kind: Kind) -> str:
+        """What it is, for people."""
+        if isinstance(self.layers, int) and self.last is None and not isinstance(self.heads, Sequence):
+            return f"layer {self.layers} · " + ("mean of heads" if self.heads is None else f"head {self.heads}")
+        return self.read(trace, (0, 1), (0, 1), kind).title
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +81,8 @@ class Comparison:
     """[query, key] weights of the first trace; NaN where masked, never seen or not in its text."""
     second: Matrix
     """[query, key] the same of the second trace."""
+    unseen: tuple[tuple[int, ...], tuple[int, ...]]
+    """Rows of the first and of the second trace that were never recorded."""
     aside: int
     """Leading columns that hold the first key of either trace, if they are set aside; else 0."""
     merged: int
@@ -71,7 +98,7 @@ class Comparison:
 
 def read_comparison(
     traces: tuple[Trace, Trace],
-    pairs: tuple[tuple[int, int | None], tuple[int, int | None]],
+    parts: tuple[Part, Part],
     queries: Span = None,
     keys: Span = None,
     sink: FirstKey | None = None,
@@ -81,7 +108,7 @@ def read_comparison(
 
     Args:
         traces: The first and the second trace.
-        pairs: Layer and head of each; a head of None is the mean of all.
+        parts: What of each is compared.
         queries: Rows, as positions of the first trace.
         keys: Columns, likewise.
         sink: Whether the first key is set aside.
@@ -92,10 +119,9 @@ def read_comparison(
         ViewBudgetError: If there are too many cells; raised before they are computed.
     """
     sizes: list[tuple[int, int]] = []
-    for trace, (layer, head) in zip(traces, pairs, strict=True):
-        info = choose_layer(trace, layer, kind)
-        choose_heads(info, head)
-        sizes.append(trace.counts(info))
+    for trace, part in zip(traces, parts, strict=True):
+        pairs = choose_pairs(trace, part.layers, part.heads, kind)
+        sizes.append(trace.counts(choose_layer(trace, pairs[0][0], kind)))
     rows, columns = (
         _aligned(traces, kind == "encoder", (sizes[0][0], sizes[1][0]), queries, "query"),
         _aligned(traces, kind != "self", (sizes[0][1], sizes[1][1]), keys, "key"),
@@ -104,8 +130,8 @@ def read_comparison(
     attempted = f"comparing matrices of {count[0]} queries and {count[1]} keys"
     check_size(attempted, "cells", count[0] * count[1], COMPARE_CELLS, "choose fewer with queries= and keys=")
     cells = [
-        _cells(trace, *pair, rows.spans(which), columns.spans(which), kind)
-        for which, (trace, pair) in enumerate(zip(traces, pairs, strict=True))
+        _cells(trace, part, rows.spans(which), columns.spans(which), kind)
+        for which, (trace, part) in enumerate(zip(traces, parts, strict=True))
     ]
     aside = _aside(cells, columns, sink, kind)
     matrices = [
@@ -117,8 +143,9 @@ def read_comparison(
     ]
     both = (*rows.blocks, *columns.blocks) if kind == "cross" else {*rows.blocks, *columns.blocks}
     merged, lonely = sum(block.merged for block in both), sum(not block.paired for block in both)
-    title = _title(traces, pairs, kind)
-    return Comparison(title, groups[0], groups[1], matrices[0], matrices[1], aside, merged, lonely)
+    title = _title(traces, parts, kind)
+    unseen = _unseen(cells[0], rows.spans(0)), _unseen(cells[1], rows.spans(1))
+    return Comparison(title, groups[0], groups[1], matrices[0], matrices[1], unseen, aside, merged, lonely)
 
 
 def _aligned(traces: tuple[Trace, Trace], encoder: bool, counts: tuple[int, int], span: Span, axis: str) -> Alignment:
@@ -135,16 +162,12 @@ def _texts(trace: Trace, encoder: bool, count: int) -> tuple[str, ...]:
     return tuple(f"[{position}]" for position in range(count)) if tokens is None else tokens.texts
 
 
-def _cells(
-    trace: Trace, layer: int, head: int | None, rows: Sequence[range], columns: Sequence[range], kind: Kind
-) -> Cells | None:
+def _cells(trace: Trace, part: Part, rows: Sequence[range], columns: Sequence[range], kind: Kind) -> Cells | None:
     """The part of one trace's matrix that is shown; None if its text has no part in it."""
     spans = _whole(rows), _whole(columns)
     if spans[0] is None or spans[1] is None:
         return None
-    if head is None:
-        return mean(trace, layer, queries=spans[0], keys=spans[1], kind=kind)
-    return read_cells(trace, layer, head, spans[0], spans[1], kind)
+    return part.read(trace, spans[0], spans[1], kind)
 
 
 def _whole(spans: Sequence[range]) -> tuple[int, int] | None:
@@ -158,6 +181,11 @@ def _merged(cells: Cells | None, rows: Sequence[range], columns: Sequence[range]
         return torch.full(shape, torch.nan)
     weights = merge_queries(merge_keys(cells.weights, columns), rows)
     return weights.where(merge_seen(cells.visible, rows, columns), torch.nan)
+
+
+def _unseen(cells: Cells | None, rows: Sequence[range]) -> tuple[int, ...]:
+    missing = set() if cells is None else set(cells.unseen)
+    return tuple(place for place, span in enumerate(rows) if span and missing.issuperset(span))
 
 
 def _aside(cells: Sequence[Cells | None], columns: Alignment, sink: FirstKey | None, kind: Kind) -> int:
@@ -196,8 +224,8 @@ def _name(both: Sequence[tuple[str, str]]) -> str:
     return both[0][1] if both[0][1] == both[1][1] else f"{both[0][1]} | {both[1][1]}"
 
 
-def _title(traces: tuple[Trace, Trace], pairs: Sequence[tuple[int, int | None]], kind: Kind) -> str:
+def _title(traces: tuple[Trace, Trace], parts: tuple[Part, Part], kind: Kind) -> str:
     models = [model_name(trace) for trace in traces]
-    places = [f"layer {layer} · " + ("mean of heads" if head is None else f"head {head}") for layer, head in pairs]
+    places = [part.named(trace, kind) for trace, part in zip(traces, parts, strict=True)]
     left = models[0] if models[0] == models[1] else f"{models[0]} | {models[1]}"
     return f"{left}\n{places[0] if places[0] == places[1] else f'{places[0]} | {places[1]}'}{titled(kind)}"

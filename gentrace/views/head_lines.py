@@ -5,7 +5,7 @@ was left out is counted, so that the figure can say so.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -32,7 +32,9 @@ Pair: TypeAlias = Literal["all", "A→A", "A→B", "B→A", "B→B"]
 PAIRS: tuple[Pair, ...] = ("all", "A→A", "A→B", "B→A", "B→B")
 
 LINES = 4000
-"""Lines that are drawn at most; the strongest."""
+"""Lines of a layer that are drawn at most; the strongest."""
+MENU_LINES = 16_000
+"""Lines that a figure with a menu of layers carries, all layers together."""
 HEAD_CELLS = 20_000_000
 """Weights that may be looked through, all heads together."""
 TOKENS = 512
@@ -84,6 +86,13 @@ class Bundle:
     sentences: tuple[int, ...] | None
     """[position] the sentence that each token of the text belongs to; None unless there are two."""
 
+    def with_heads(self, heads: Sequence[int]) -> "Bundle":
+        """The same with these heads in this order; one that the layer does not have has no lines."""
+        own = {one.head: one for one in self.heads}
+        none = torch.zeros(0, dtype=torch.long)
+        found = tuple(own.get(head, HeadLines(head, none, none, torch.zeros(0))) for head in heads)
+        return replace(self, heads=found)
+
     def by_token(self, side: Side) -> dict[int, list[HeadLines]]:
         """Each token's own lines, head by head.
 
@@ -118,6 +127,7 @@ def read_lines(
     least: float = 0.05,
     sink: FirstKey | None = None,
     kind: Kind = "self",
+    most: int = LINES,
 ) -> Bundle:
     """Choose the lines to draw.
 
@@ -130,6 +140,7 @@ def read_lines(
         least: Weights below this have no line.
         sink: Whether lines to the first key are left out; None leaves them out of a causal model's self-attention.
         kind: Which attention of the layer.
+        most: Lines that are kept, the strongest.
 
     Raises:
         ViewError: If the trace has no such layer, head or position.
@@ -150,7 +161,7 @@ def read_lines(
         found.append(_lines(cells, head, least))
     if aside:
         found = [one.where(one.keys != 0) for one in found]
-    kept = _strongest(found)
+    kept = _strongest(found, most)
     left_out = sum(len(one.weights) for one in found) - sum(len(one.weights) for one in kept)
     sentences = _sentences(trace, kind)
     model = model_name(trace)
@@ -177,13 +188,13 @@ def _lines(cells: Cells, head: int, least: float) -> HeadLines:
     return HeadLines(head, rows, columns, strength[order])
 
 
-def _strongest(found: Sequence[HeadLines]) -> list[HeadLines]:
-    """At most `LINES` of all heads' lines together."""
+def _strongest(found: Sequence[HeadLines], most: int) -> list[HeadLines]:
+    """At most so many of all heads' lines together."""
     every = torch.cat([one.weights for one in found])
-    if len(every) <= LINES:
+    if len(every) <= most:
         return list(found)
     kept = torch.zeros(len(every), dtype=torch.bool)
-    kept[every.argsort(descending=True, stable=True)[:LINES]] = True
+    kept[every.argsort(descending=True, stable=True)[:most]] = True
     parts = kept.split([len(one.weights) for one in found])
     return [one.where(part) for one, part in zip(found, parts, strict=True)]
 

@@ -15,8 +15,17 @@ from gentrace.errors import ViewError
 from gentrace.trace.info import Kind
 from gentrace.trace.trace import Trace
 from gentrace.views import theme
-from gentrace.views.cells import FirstKey, Side, Span, check_word
-from gentrace.views.head_lines import PAIRS, Bundle, HeadLines, Pair, read_lines, strongest_of
+from gentrace.views.cells import FirstKey, Side, Span, check_word, choose_pairs
+from gentrace.views.head_lines import (
+    LINES,
+    MENU_LINES,
+    PAIRS,
+    Bundle,
+    HeadLines,
+    Pair,
+    read_lines,
+    strongest_of,
+)
 from gentrace.views.labels import escape
 from gentrace.views.sheet import TITLE, sheet, short
 
@@ -34,12 +43,14 @@ TOLD = 6
 """Lines that a tooltip lists."""
 SLIDERS, LEGEND = 66, 70
 """Pixels over and under the picture."""
+CHANGING = ("x", "y", "text", "textposition", "hovertext")
+"""What differs between the layers of a trace's drawing."""
 WHOSE = {"self": "", "cross": " · cross-attention", "encoder": " · encoder attention"}
 
 
 def head_view(
     trace: Trace,
-    layer: int,
+    layer: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     *,
     queries: Span = None,
@@ -53,12 +64,13 @@ def head_view(
 ) -> go.Figure:
     """Lines from the tokens that look (left) to those they look at (right); thickness is the weight.
 
-    Heads are toggled in the legend. The sliders show one token's lines alone; over a token, a tooltip lists the
-    strongest. With a sentence pair (``trace.segments``), buttons show the lines from one sentence to one.
+    Heads are toggled in the legend, layers chosen in a menu. The sliders show one token's lines alone; over a token, a
+    tooltip lists the strongest. With a sentence pair (``trace.segments``), buttons show the lines from one sentence to
+    one.
 
     Args:
         trace: A finished trace.
-        layer: The model's layer number.
+        layer: The model's layer number; several give a menu that begins with the first, None a menu of all recorded.
         heads: Query heads; None for all.
         queries: Tokens on the left: a slice, (first, one past the last), "prompt" or "generated"; None for all. With
             "generated" the picture shows what each written token looks at, prompt and written.
@@ -78,7 +90,13 @@ def head_view(
     attempted = "drawing a head view"
     check_word(attempted, "sink", sink, (None, "mask", "keep"))
     check_word(attempted, "pair", pair, PAIRS)
-    bundle = read_lines(trace, layer, heads, queries=queries, keys=keys, least=least, sink=sink, kind=kind)
+    layers = list(dict.fromkeys(place for place, _ in choose_pairs(trace, layer, heads, kind)))
+    most = min(LINES, MENU_LINES // len(layers))
+    bundles = [
+        read_lines(trace, one, heads, queries=queries, keys=keys, least=least, sink=sink, kind=kind, most=most)
+        for one in layers
+    ]
+    bundle = bundles[0]
     if pair != "all" and bundle.sentences is None:
         change = "give the model token_type_ids while recording, or leave pair= out"
         raise ViewError(attempted, "the trace has no two sentences", change)
@@ -86,13 +104,43 @@ def head_view(
         seen = f"focus={focus}, but queries {_span(bundle.queries)} are shown"
         raise ViewError(attempted, seen, "choose one of them")
     colours = theme.DARK if dark else theme.LIGHT
+    shown = sorted({one.head for each in bundles for one in each.heads})
+    first = pair if focus is None else f"query {focus}"
+    figures = [_one_layer(each.with_heads(shown), first, colours, menu=len(bundles) > 1) for each in bundles]
+    if len(figures) > 1:
+        figures[0].update_layout(updatemenus=[*figures[0].layout.updatemenus, _layer_menu(layers, figures, colours)])
+    return figures[0]
+
+
+def _one_layer(bundle: Bundle, first: str, colours: theme.Theme, *, menu: bool) -> go.Figure:
+    """One layer, in the state that is shown first."""
     owned = [(side, bundle.by_token(side)) for side in (bundle.queries, bundle.keys)]
     still = [*_ribbons(bundle, colours), *_columns(bundle, owned, colours)]
-    first = pair if focus is None else f"query {focus}"
     states = dict(_states(bundle, owned))
     styles = _styles(bundle, colours)
-    shown = [style | move for style, move in zip(styles, states[first], strict=True)]
-    return go.Figure(data=[*still, *shown], layout=_layout(bundle, colours, states, first, len(still)))
+    moving = [style | move for style, move in zip(styles, states[first], strict=True)]
+    return go.Figure(data=[*still, *moving], layout=_layout(bundle, colours, states, first, len(still), menu=menu))
+
+
+def _layer_menu(layers: Sequence[int], figures: Sequence[go.Figure], colours: theme.Theme) -> dict[str, Any]:
+    """A menu whose entries put another layer's lines, tooltips and sliders in place; heads stay toggled."""
+    timing = {"mode": "immediate", "transition": {"duration": 0}, "frame": {"duration": 0, "redraw": True}}
+    buttons: list[dict[str, Any]] = []
+    for layer, figure in zip(layers, figures, strict=True):
+        parts = figure.to_dict()
+        data = [{key: one[key] for key in ("type", *CHANGING) if key in one} for one in parts["data"]]
+        layout = parts["layout"]
+        change = {"title.text": layout["title"]["text"], "title.subtitle.text": layout["title"]["subtitle"]["text"]}
+        for name, each in (("sliders", "steps"), ("updatemenus", "buttons")):
+            for place, control in enumerate(layout.get(name, ())):
+                change |= {f"{name}[{place}].{each}": control[each], f"{name}[{place}].active": control["active"]}
+        frame = {"data": data, "layout": change, "traces": list(range(len(data)))}
+        buttons.append({"label": f"layer {layer}", "method": "animate", "args": [frame, timing]})
+    return {
+        "name": "layers", "type": "dropdown", "direction": "down", "buttons": buttons, "active": 0, "x": 1,
+        "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": SLIDERS - 4, "r": 8},
+        **_controls(colours),
+    }  # fmt: skip
 
 
 def _ribbons(bundle: Bundle, colours: theme.Theme) -> Iterator[go.Scatter]:
@@ -206,7 +254,9 @@ def _numbers(lines: Sequence[HeadLines], *, looks: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _layout(bundle: Bundle, colours: theme.Theme, states: States, first: str, moving: int) -> dict[str, Any]:
+def _layout(
+    bundle: Bundle, colours: theme.Theme, states: States, first: str, moving: int, *, menu: bool
+) -> dict[str, Any]:
     # A figure with frames plays them as soon as it is shown, so what moves stands in the steps themselves.
     steps = {name: _step(moves, moving) for name, moves in states.items()}
     rows = int(_range(bundle)[0] - _range(bundle)[1])
@@ -217,8 +267,8 @@ def _layout(bundle: Bundle, colours: theme.Theme, states: States, first: str, mo
     note += "; none to the first key" if bundle.first_aside else ""
     shown = f"head {bundle.heads[0].head}" if len(bundle.heads) == 1 else f"{len(bundle.heads)} heads"
     title = f"{bundle.model}\nlayer {bundle.layer} · {shown}{WHOSE[bundle.kind]}"
-    menu = bundle.sentences is not None
-    top = TITLE + 16 + SLIDERS + (42 if menu else 0)
+    sentences = bundle.sentences is not None
+    top = TITLE + 16 + SLIDERS + (42 if sentences or menu else 0)
     layout = sheet(colours, title, note, inner + top + LEGEND, barmode="overlay", showlegend=True)
     hidden = {"visible": False, "fixedrange": True}
     return layout | {
@@ -233,7 +283,7 @@ def _layout(bundle: Bundle, colours: theme.Theme, states: States, first: str, mo
             _slider(bundle.queries, colours, steps, first, x=0.0, prefix="looks: "),
             _slider(bundle.keys, colours, steps, first, x=0.53, prefix="is looked at: "),
         ],
-        "updatemenus": [_menu(colours, steps, first)] if menu else [],
+        "updatemenus": [_menu(colours, steps, first)] if sentences else [],
     }  # fmt: skip
 
 
@@ -257,8 +307,14 @@ def _menu(colours: theme.Theme, each: Mapping[str, Any], first: str) -> dict[str
     return {
         "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1,
         "active": PAIRS.index(first) if first in PAIRS else 0, "yanchor": "bottom", "pad": {"b": SLIDERS - 4, "l": 8},
-        "bgcolor": colours.card, "bordercolor": colours.line, "font": {"size": 12},
+        **_controls(colours),
     }  # fmt: skip
+
+
+def _controls(colours: theme.Theme) -> dict[str, Any]:
+    """Plotly gives the active button a light ground of its own in any theme, so the text is black in both."""
+    ground = theme.LIGHT.card if colours is theme.LIGHT else theme.DARK.muted
+    return {"bgcolor": ground, "bordercolor": colours.line, "font": {"size": 12, "color": "#000000"}}
 
 
 def _step(moves: list[dict[str, Any]], moving: int) -> list[dict[str, Any]]:

@@ -63,8 +63,8 @@ def running(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Keep Plotly from reading a label as pseudo-HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Keep Plotly from reading a label as pseudo-HTML, or what stands between two dollar signs as mathematics."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
 
 
 def tick_texts(labels: Iterable[str]) -> list[str]:

@@ -196,7 +196,8 @@ def _layout(shown: Sheet, blocks: Blocks, scale: Scale, colours: theme.Theme) ->
     aside = "; first key left out" if shown.first_aside else ""
     note = f"rows are layers, columns heads\nlargest weight per pixel, full colour from {scale.high:.2g}{aside}"
     whose = {"self": "", "cross": " · cross-attention", "encoder": " · encoder attention"}[shown.kind]
-    title = f"{shown.model}\n{len(shown.layers)} layers, {len(shown.thumbnails)} heads{whose}"
+    layers = "1 layer" if len(shown.layers) == 1 else f"{len(shown.layers)} layers"
+    title = f"{shown.model}\n{layers}, {len(shown.thumbnails)} heads{whose}"
     layout = sheet(
         colours, title, note, blocks.layers * cell + TITLE + BAR + 66,
         coloraxis=colour_axis(scale, colours.attention),

@@ -29,7 +29,7 @@ STRIP, CELL, HIGHEST = 24, (3, 22), 640
 """Pixels: the query's row, least and most of a key's row, all of them together."""
 GAP, HEADING, BARS, UNDER, LINE, FOOT = 8, 88, 140, 50, 20, 18
 """Pixels: over the keys; over, of and under the bars; of a line of the ledger; at the end."""
-SLIDER, BUTTONS = 60, 40
+SLIDER, BUTTONS = 68, 40
 """Pixels of the controls."""
 
 

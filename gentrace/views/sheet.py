@@ -20,6 +20,10 @@ TITLE = 66
 """Pixels of a title and a note of one line."""
 BAR = 42
 """Pixels of a colour bar."""
+NUMBER = (50, 26)
+"""Pixels of a cell with a number in it."""
+NUMBERS: dict[str, Any] = {"texttemplate": "%{z:.4f}", "textfont": {"family": theme.MONO, "size": 10.5}}
+"""What writes the numbers into the cells of a heat map."""
 NAMED = 14
 """Pixels along a side that a token's name takes."""
 SHORTEST = 11
@@ -87,7 +91,9 @@ def scale_note(what: What, scale: Scale, *, first_aside: bool) -> str:
     return f"attention weights, full colour from {scale.high:.2g}{aside}"
 
 
-def matrix_axes(cells: Cells, colours: theme.Theme, pixels: float, *, square: bool) -> dict[str, Any]:
+def matrix_axes(
+    cells: Cells, colours: theme.Theme, pixels: float, *, square: bool, beside: Sequence[str] = ()
+) -> dict[str, Any]:
     """Both pairs of axes of one matrix, queries downwards.
 
     Args:
@@ -95,8 +101,11 @@ def matrix_axes(cells: Cells, colours: theme.Theme, pixels: float, *, square: bo
         colours: The theme.
         pixels: Along a cell's side, to choose how many names can be read.
         square: Whether cells are kept square at any width.
+        beside: What stands beside each query's name; empty for nothing.
     """
     layout: dict[str, Any] = {}
+    told = {"x": [""] * len(cells.keys.positions), "y": [f"  {one}" for one in beside]}
+    told["y"] = told["y"] or [""] * len(cells.queries.positions)
     for letter, side in (("x", cells.keys), ("y", cells.queries)):
         low, high = side.positions.start - 0.5, side.positions.stop - 0.5
         shared: dict[str, Any] = {"range": [low, high] if letter == "x" else [high, low]}
@@ -105,13 +114,16 @@ def matrix_axes(cells: Cells, colours: theme.Theme, pixels: float, *, square: bo
         positions = list(side.positions)
         layout[f"{letter}axis"] = {
             **PLAIN, **shared, "anchor": "y" if letter == "x" else "x", "showticklabels": False,
-            "tickvals": positions, "ticktext": tick_texts(side.names),
+            "tickvals": positions,
+            "ticktext": tick_texts(f"{name}{more}" for name, more in zip(side.names, told[letter], strict=True)),
         }  # fmt: skip
         few = thinned(positions[0], positions[-1] + 1, int(len(positions) * pixels / NAMED))
+        texts = [f"{short(text)}{more}" for text, more in zip(side.labels, told[letter], strict=True)]
         layout[f"{letter}axis2"] = {
             **PLAIN, **shared, "overlaying": letter, "matches": letter, "anchor": "y2" if letter == "x" else "x2",
             "side": "bottom" if letter == "x" else "left", "tickvals": few, "tickangle": -90 if letter == "x" else 0,
-            "ticktext": tick_texts(short(side.labels[at - positions[0]]) for at in few), "tickfont": {"size": 10},
+            "ticktext": tick_texts(texts[at - positions[0]] for at in few),
+            "tickfont": {"size": 10},
             "title": {
                 "text": "key: is looked at" if letter == "x" else "query: looks",
                 "font": {"size": 10.5, "color": colours.muted}, "standoff": 8,

@@ -103,3 +103,24 @@ def test_hostile_tokens() -> None:
 def test_too_many_panels() -> None:
     with pytest.raises(ViewBudgetError, match="model_view"):
         attention_grid(random_trace(4, 2, heads=60, layers=tuple(range(8))))
+
+
+def test_numbers_in_the_cells_of_every_panel() -> None:
+    trace = random_trace(6, 3, heads=3, layers=(0, 2))
+    for sink in ("keep", "mask"):
+        figure = attention_grid(trace, annotate=True, sink=sink)  # type: ignore[arg-type]
+        assert {one.texttemplate for one in maps(figure)} == {"%{z:.4f}"}
+        assert len(maps(figure)) == (12 if sink == "mask" else 6)
+    (names,) = [one for one in figure.data if one.name == "names"]
+    assert list(names.text) == [f"layer {layer} · head {head}" for layer in (0, 2) for head in range(3)]
+    # Five cells of 50 pixels: three panels beside each other, each cell as wide as a number needs.
+    assert len(set(names.x)) == 3
+    left, right = figure.layout.xaxis.range
+    inner = figure.layout.width - figure.layout.margin.l - figure.layout.margin.r
+    assert inner / (right - left) == pytest.approx(50, abs=0.5)
+    boxes = [box(one) for one in maps(attention_grid(trace, annotate=True, sink="keep"))]
+    for place, (west, east, north, south) in enumerate(boxes):
+        for left, right, top, bottom in boxes[place + 1 :]:
+            assert east <= left or right <= west or south <= top or bottom <= north
+    with pytest.raises(ViewBudgetError, match="with numbers"):
+        attention_grid(random_trace(66, 3), annotate=True)

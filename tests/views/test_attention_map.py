@@ -34,7 +34,7 @@ def assert_escaped(figure: go.Figure) -> None:
     for text in texts_of(json.loads(figure.to_json() or "")):
         rest = re.sub(r"</?b>|<br>|<extra></extra>", "", text)
         assert "<" not in rest, text
-        assert not re.search(r"&(?!amp;|lt;|gt;)", rest), text
+        assert not re.search(r"&(?!amp;|lt;|gt;|#36;)", rest), text
 
 
 def test_weights_and_scores_by_the_textbook() -> None:
@@ -156,3 +156,17 @@ def test_a_heavy_first_key_does_not_dim_the_rest() -> None:
     trace = made_trace(torch.ones(1, 3, 1), keys, made_tokens(list("abcd"), 2))
     assert attention_map(trace, 0, 0).layout.coloraxis.cmax < 0.001
     assert attention_map(trace, 0, 0, sink="keep").layout.coloraxis.cmax > 0.9
+
+
+def test_probabilities_stand_beside_the_queries() -> None:
+    trace = causal()
+    figure = attention_map(trace, 0, 1, queries="generated", probabilities=True)
+    shares = [f"{100 * float(one.exp()):.1f} %" for one in trace.tokens.logprobs[3:6]]
+    assert shares == ["50.0 %"] * 3
+    assert list(figure.layout.yaxis2.ticktext) == ["w3  50.0 %", "w4  50.0 %", "w5  50.0 %"]
+    assert list(figure.layout.yaxis.ticktext) == ["3 w3  50.0 %", "4 w4  50.0 %", "5 w5  50.0 %"]
+    assert list(figure.layout.xaxis.ticktext) == [f"{place} w{place}" for place in range(6)]
+    assert attention_map(trace, 0, 1, probabilities=True).layout.yaxis2.ticktext[0] == "w0  –"
+    for wrong, kind in ((mean(trace), "self"), (translator(), "encoder")):
+        with pytest.raises(ViewError, match="these queries have none"):
+            attention_map(wrong, kind=kind, probabilities=True)  # type: ignore[arg-type]

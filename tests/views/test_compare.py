@@ -12,7 +12,7 @@ from gentrace.errors import ViewBudgetError, ViewError
 from gentrace.trace.trace import Trace
 from gentrace.views import theme
 from gentrace.views.compare import compare
-from gentrace.views.comparison import read_comparison
+from gentrace.views.comparison import Part, read_comparison
 from tests.views.made import HOSTILE, made_tokens, random_trace, untouchable
 from tests.views.made_kinds import by_hand, causal, sentences, translator
 from tests.views.test_attention_map import assert_escaped
@@ -40,7 +40,7 @@ def lower(weights: torch.Tensor) -> torch.Tensor:
 
 def test_two_prompts_token_by_token() -> None:
     other = replace(random_trace(5, 2), read_tokens=HATE.read_tokens, length=3)
-    found = read_comparison((LOVE, other), ((0, 1), (0, 0)))
+    found = read_comparison((LOVE, other), (Part(0, 1), Part(0, 0)))
     assert [group.label for group in found.keys] == ["I", "␣love|␣hate", "␣you"]
     assert found.keys[1].name == "1 ␣love | 1 ␣hate"
     assert (found.lonely, found.merged, found.aside) == (0, 0, 1)
@@ -53,7 +53,7 @@ def test_two_prompts_token_by_token() -> None:
 def test_two_tokenizers_add_up_along_keys_and_average_along_queries() -> None:
     fine = spoken(["un", "believ", "able", " story", " end"])
     coarse = spoken(["unbelievable", " st", "ory", " end"])
-    found = read_comparison((fine, coarse), ((0, 0), (0, 0)), sink="keep")
+    found = read_comparison((fine, coarse), (Part(0, 0), Part(0, 0)), sink="keep")
     assert [group.name for group in found.keys] == ["0–2 unbelievable | 0 unbelievable", "3 ␣story | 1–2 ␣story"]
     assert found.merged == 2
     mine, theirs = fine.attention(0, 0), coarse.attention(0, 0)
@@ -72,7 +72,7 @@ def test_two_tokenizers_add_up_along_keys_and_average_along_queries() -> None:
 def test_two_continuations_of_one_prompt() -> None:
     first = spoken(["Once", " upon", " a", " time", " he", " sat", " x"])
     second = spoken(["Once", " upon", " a", " hill", " stood", " y"])
-    found = read_comparison((first, second), ((0, 0), (0, 0)))
+    found = read_comparison((first, second), (Part(0, 0), Part(0, 0)))
     assert [group.missing for group in found.queries] == [None] * 5 + [1]
     assert found.second[5].isnan().all()
     assert found.difference[5].isnan().all()
@@ -86,7 +86,7 @@ def test_two_continuations_of_one_prompt() -> None:
 
 def test_ranges_are_those_of_the_first_trace() -> None:
     first, second = spoken(list("abcdef"), 3), spoken(list("abXcdefgh"), 4)
-    found = read_comparison((first, second), ((0, 0), (0, 0)), queries="generated", keys=(1, 3))
+    found = read_comparison((first, second), (Part(0, 0), Part(0, 0)), queries="generated", keys=(1, 3))
     assert [group.name for group in found.queries] == ["3 d | 4 d", "4 e | 5 e", "– | 6 f", "– | 7 g"]
     assert [group.label for group in found.queries][1:] == ["e", "–|f", "–|g"]
     assert [group.missing for group in found.queries] == [None, None, 0, 0]
@@ -100,7 +100,7 @@ def test_ranges_are_those_of_the_first_trace() -> None:
 
 def test_heads_of_one_trace_and_their_mean() -> None:
     trace = causal()
-    found = read_comparison((trace, trace), ((0, 3), (0, None)))
+    found = read_comparison((trace, trace), (Part(0, 3), Part(0, None)))
     weights = [by_hand(trace, head, is_causal=True)[0] for head in range(4)]
     torch.testing.assert_close(found.first, lower(weights[3]), equal_nan=True)
     torch.testing.assert_close(found.second, lower(torch.stack(weights).mean(0)), equal_nan=True)
@@ -117,7 +117,7 @@ def test_a_trace_with_itself_differs_nowhere() -> None:
 @pytest.mark.parametrize("kind", ["cross", "encoder"])
 def test_all_kinds(kind: Any) -> None:
     trace = translator()
-    found = read_comparison((trace, trace), ((0, 0), (0, 1)), kind=kind)
+    found = read_comparison((trace, trace), (Part(0, 0), Part(0, 1)), kind=kind)
     torch.testing.assert_close(found.first, by_hand(trace, 0, kind)[0])
     torch.testing.assert_close(found.second, by_hand(trace, 1, kind)[0])
     assert found.keys[0].label == "en0"
@@ -147,12 +147,15 @@ def test_the_two_share_a_scale_and_the_difference_is_around_zero() -> None:
     assert headings == ["<b>three</b>", "<b>&lt;one&gt;</b>", "<b>&lt;one&gt; − three</b>"]
 
 
-def test_rows_that_were_never_seen_are_empty() -> None:
+def test_rows_that_were_never_seen_are_grey() -> None:
     seen, partly = random_trace(7, 3), random_trace(7, 3, unseen=2)
-    found = read_comparison((seen, partly), ((0, 0), (0, 0)))
+    found = read_comparison((seen, partly), (Part(0, 0), Part(0, 0)))
     assert found.second[:2].isnan().all()
     assert found.difference[:2].isnan().all()
     assert not found.difference[2, :3].isnan().any()
+    assert found.unseen == ((), (0, 1))
+    bands = [one for one in compare(seen, partly, 0, 0).data if one.name == "never seen"]
+    assert [[edge for edge in one.y if edge is not None][::4] for one in bands] == [[], [-0.5, 0.5], [-0.5, 0.5]]
 
 
 def test_bad_requests_are_refused_by_name() -> None:
@@ -184,7 +187,7 @@ def test_hostile_tokens_are_escaped(dark: bool) -> None:
 def test_tooltips_tell_both_tokens_and_both_numbers(shown: Any, width: int, columns: int) -> None:
     first, second = spoken([*"abcdef"], 3), spoken([*"abXdef"], 3)
     second = replace(random_trace(8, 3), read_tokens=lambda: made_tokens([*"abXdef"], 3), length=5)
-    found = read_comparison((first, second), ((0, 0), (0, 0)))
+    found = read_comparison((first, second), (Part(0, 0), Part(0, 0)))
     page = shown(compare(first, second, 0, 0, columns=columns, names=("one", "two"), dark=columns == 1), width)
     for panel, axes in enumerate(("", "3", "5")):
         left, top = page.evaluate(
@@ -211,3 +214,23 @@ def test_tooltips_tell_both_tokens_and_both_numbers(shown: Any, width: int, colu
             if box and box["width"]:
                 assert box["x"] >= 0, selector
                 assert box["x"] + box["width"] <= width + 1, selector
+
+
+def test_means_of_several_heads_with_numbers() -> None:
+    first, second = random_trace(7, 3, heads=3, layers=(0, 1)), random_trace(7, 3, heads=3, layers=(0, 1), window=3)
+    figure = compare(first, second, 1, last=2, annotate=True, sink="keep")
+    a, b = (trace.attention(1)[-2:].mean(0) for trace in (first, second))
+    lower = torch.ones(6, 6, dtype=torch.bool).tril()
+    shown = [torch.as_tensor(np.asarray(one.z)) for one in figure.data[:3]]
+    for matrix, expected in zip(shown, (a, b, b - a), strict=True):
+        seen = matrix.isfinite()
+        torch.testing.assert_close(matrix[seen], expected[seen])
+    assert (shown[0].isfinite() == lower).all()
+    assert [one.texttemplate for one in figure.data[:3]] == ["%{z:.4f}", "%{z:.4f}", "%{z:+.4f}"]
+    assert "layer 1 · mean of the last 2 heads" in figure.layout.title.text
+    across = compare(first, second, head=2, last=2, sink="keep")
+    expected = torch.stack([first.attention(layer, 2) for layer in (0, 1)]).mean(0)
+    torch.testing.assert_close(torch.as_tensor(np.asarray(across.data[0].z))[lower], expected[lower])
+    long = random_trace(40, 3)
+    with pytest.raises(ViewBudgetError, match="with numbers"):
+        compare(long, long, 0, 0, annotate=True)

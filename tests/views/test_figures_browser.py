@@ -2,20 +2,30 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 import pytest
+import torch
+from playwright import sync_api
 
+import gentrace
+from gentrace.demo import load_encoder
 from gentrace.trace.trace import Trace
 from gentrace.views import (
     attention_grid,
     attention_map,
     attention_table,
+    compare,
     head_view,
     model_view,
+    neuron_view,
     token_strip,
 )
+from gentrace.views.head_view import THICKEST
+from gentrace.views.labels import label
+from gentrace.views.sheet import short
 from tests.views.made import HOSTILE, random_trace
 from tests.views.made_kinds import causal, sentences
 
@@ -28,7 +38,20 @@ FIGURES: dict[str, Callable[[Trace], go.Figure]] = {
     "model": lambda trace: model_view(trace),
     "strip": lambda trace: token_strip(trace, "rank"),
     "table": lambda trace: attention_table(trace, 0, 1, 4),
+    "sliding": lambda trace: attention_table(trace, token=4, masked=True),
 }
+MORE: dict[str, Callable[[Trace], go.Figure]] = {
+    "probabilities": lambda trace: attention_map(trace, 0, 1, probabilities=True),
+    "numbers": lambda trace: attention_grid(trace, 0, annotate=True),
+    "menu": lambda trace: head_view(trace),
+    "neuron": lambda trace: neuron_view(trace, 0, 1, trace.length - 1),
+    "compare": lambda trace: compare(trace, trace, 0, 0, head_b=1),
+    "whole table": lambda trace: attention_table(trace, 0, 1, trace.length - 1, order="position"),
+}
+WORSE = (
+    *HOSTILE[:-1], "</script><img src=x onerror=alert(1)>", "<a href='javascript:alert(1)'>k</a>", "\x00",
+    "\x1b[31m", "$x$", "$", "%{x}", "x" * 10_000, " " * 40, "日本語" * 20, "e\u0301\u0302", HOSTILE[-1],
+)  # fmt: skip
 
 
 def point(page: Any, x: float, y: float) -> tuple[float, float]:
@@ -70,13 +93,48 @@ def test_nothing_is_cut_off(shown: Any, name: str, width: int) -> None:
     assert page.query_selector(".main-svg").bounding_box()["height"] > title["height"] * 4
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_hostile_tokens_are_shown_and_not_run(shown: Any, name: str) -> None:
-    page = shown(FIGURES[name](random_trace(len(HOSTILE), 4, texts=HOSTILE)))
+def test_hostile_tokens_are_shown_and_not_run_in_any_view(browser: Any, tmp_path: Path) -> None:
+    # All of them in one page; the last token never looks, so that it is on no axis.
+    trace = random_trace(len(WORSE) + 1, 4, texts=(*WORSE, "end"), layers=(0, 1))
+    figures = {name: make(trace) for name, make in (FIGURES | MORE).items()}
+    parts = [
+        figure.to_html(full_html=False, include_plotlyjs=not place, div_id=name.replace(" ", "-"))
+        for place, (name, figure) in enumerate(figures.items())
+    ]
+    path = tmp_path / "all.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8>{''.join(parts)}", encoding="utf-8")
+    page, complaints = browser.new_page(viewport={"width": 1100, "height": 900}), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append("a dialog"), dialog.dismiss()))
+    page.goto(path.as_uri())
+    page.wait_for_function(
+        f"document.querySelectorAll('.main-svg .gtitle-subtitle').length === {len(figures)}", timeout=60_000
+    )
     assert page.evaluate("window.pwned") is None
-    assert page.query_selector(".main-svg img, .main-svg script") is None
-    if name in ("map", "heads", "strip"):
-        assert "<b>x</b>" in page.text_content(".main-svg")
+    assert page.query_selector(".main-svg img, .main-svg script, .main-svg foreignObject, .main-svg a[href]") is None
+    labels = [label(text) for text in WORSE]
+    full, cut = set(labels), {short(text) for text in labels}
+    wanted = dict.fromkeys(figures, cut) | {
+        # Thumbnails name no tokens; this table has the first five.
+        "model": set(),
+        "grid": set(),
+        "table": set(labels[:5]),
+        "strip": {text.lstrip("␣") or text for text in labels},
+        "whole table": full,
+        "sliding": full,
+        # Its axes name every second token, long ones cut in a way of their own.
+        "compare": {text for text in labels[::2] if len(text) <= 8},
+        "probabilities": {f"{short(text)}  50.0 %" for text in labels[1:]},
+    }
+    for name, texts in wanted.items():
+        found = page.evaluate(
+            "id => Array.from(document.getElementById(id).querySelectorAll('.main-svg text'), one => one.textContent)",
+            name.replace(" ", "-"),
+        )
+        assert texts - {text.replace("\u00a0", " ") for text in found} == set(), name
+    page.close()
+    assert complaints == []
 
 
 def test_the_map_tells_what_the_trace_holds(shown: Any) -> None:
@@ -153,3 +211,54 @@ def test_the_buttons_of_a_sentence_pair_work(shown: Any) -> None:
     page.click(".updatemenu-button >> text=A→B")
     page.wait_for_timeout(300)
     assert paths(page)[1:3] == [2 * 3, 2 * 3]
+
+
+def test_the_sliders_of_a_table_put_one_layer_and_head_in_sight(shown: Any) -> None:
+    trace = random_trace(7, 3, heads=3, layers=(0, 2))
+    page = shown(attention_table(trace, token=5, masked=True))
+    for slider in (0, 1):
+        rail = page.query_selector_all(".slider-rail-touch-rect")[slider].bounding_box()
+        page.mouse.click(rail["x"] + rail["width"] - 3, rail["y"] + rail["height"] / 2)
+    wanted = [f"{float(weight):.4f}" for weight in trace.attention(2, 2)[5]]
+    page.wait_for_function(
+        """wanted => {
+            const texts = Array.from(document.querySelectorAll('.heatmap-label text'), one => one.textContent);
+            return JSON.stringify(texts.filter(one => /^0\\.\\d{4}$/.test(one))) === JSON.stringify(wanted);
+        }""",
+        arg=wanted,
+        timeout=60_000,
+    )
+
+
+def test_the_menu_of_layers_keeps_heads_hidden_and_the_buttons_true(shown: Any) -> None:
+    model, tokenizer = load_encoder("toy")
+    with gentrace.record(model, tokenizer) as recorder, torch.no_grad():
+        model(**tokenizer("Maia likes the rabbit.", "The turtle likes Maia.", return_tensors="pt"))
+    page = shown(head_view(recorder.trace, least=0.0))
+    expect = sync_api.expect
+    page.click(".legendtoggle >> nth=3")
+    page.wait_for_function(
+        "document.querySelector('.plotly-graph-div')._fullData[3].visible === 'legendonly'", timeout=60_000
+    )
+    page.click(".updatemenu-header")
+    page.click(".updatemenu-dropdown-button >> text=layer 1")
+    expect(page.locator(".gtitle")).to_contain_text("layer 1", timeout=60_000)
+    state = """() => {
+        const plot = document.querySelector('.plotly-graph-div'), all = plot._fullData;
+        const thick = one => Array.from(one.y).reduce((sum, y, at) => at % 5 === 3 ? sum + y - one.y[at - 3] : sum, 0);
+        return {hidden: all[3].visible, first: thick(all[0])};
+    }"""
+    count = recorder.trace.length
+    found = page.evaluate(state)
+    assert found["hidden"] == "legendonly"
+    # Every row adds up to 1, and a ribbon of weight 1 is `THICKEST` rows thick.
+    assert found["first"] == pytest.approx(count * THICKEST, rel=1e-3)
+    page.click(".updatemenu-button >> text=A→B")
+    first = recorder.trace.segments.tolist().count(0)
+    page.wait_for_function(
+        "wanted => document.querySelector('.plotly-graph-div')._fullData.slice(-5, -2)[0].y.length / 5 === wanted",
+        arg=first * (count - first),
+        timeout=60_000,
+    )
+    looks = page.evaluate("document.querySelector('.plotly-graph-div')._fullLayout.title.text")
+    assert "layer 1" in looks

@@ -1,6 +1,8 @@
 """Lines between tokens: which are chosen, and what each state of the figure shows."""
 
 import base64
+import json
+from importlib import import_module
 
 import numpy as np
 import plotly.graph_objects as go
@@ -170,3 +172,45 @@ def test_hostile_tokens_and_rows_never_seen() -> None:
     assert_escaped(head_view(random_trace(len(HOSTILE), 4, texts=HOSTILE), 0, dark=True))
     assert all(2 not in one.queries for one in read_lines(random_trace(9, 5, unseen=3), 0).heads)
     assert head_view(causal(length=1), 0).data
+
+
+def test_the_menu_puts_another_layers_picture_in_place() -> None:
+    trace = random_trace(9, 4, heads=3, layers=(0, 2, 5))
+    figure = head_view(trace, (2, 0), least=0.1, sink="keep")
+    (menu,) = figure.layout.updatemenus
+    assert [button.label for button in menu.buttons] == ["layer 2", "layer 0"]
+    assert "layer 2" in figure.layout.title.text
+    written = json.loads(figure.to_json() or "")["layout"]["updatemenus"][0]["buttons"]
+    for layer, button in zip((2, 0), written, strict=True):
+        alone = json.loads(head_view(trace, layer, least=0.1, sink="keep").to_json() or "")
+        frame = button["args"][0]
+        assert frame["traces"] == list(range(len(figure.data)))
+        for own, part in zip(alone["data"], frame["data"], strict=True):
+            assert {name: own[name] for name in part} == part
+        weights = trace.attention(layer)
+        for head in range(3):
+            expected = {
+                (query, key, round(float(weights[head, query, key]), 4))
+                for query in range(8)
+                for key in range(query + 1)
+                if weights[head, query, key] >= 0.1
+            }
+            found = ribbons(frame["data"][head]["x"], frame["data"][head]["y"])
+            assert {one[:2] for one in found} == {one[:2] for one in expected}
+            assert sorted(one[2] for one in found) == pytest.approx(sorted(one[2] for one in expected), abs=2e-4)
+        assert frame["layout"]["title.text"] == alone["layout"]["title"]["text"]
+        for place, slider in enumerate(alone["layout"]["sliders"]):
+            assert frame["layout"][f"sliders[{place}].steps"] == slider["steps"]
+
+
+def test_a_menu_of_every_layer_of_a_pair_keeps_the_buttons_of_the_sentences() -> None:
+    figure = head_view(sentences())
+    assert [one.name for one in figure.layout.updatemenus] == [None]
+    many = head_view(random_trace(9, 4, layers=(0, 1)))
+    assert [one.name for one in many.layout.updatemenus] == ["layers"]
+
+
+def test_layers_share_the_room_for_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("gentrace.views.head_view"), "MENU_LINES", 20)
+    figure = head_view(random_trace(30, 4, layers=(0, 1)), least=0.0)
+    assert "10 lines" in figure.layout.title.subtitle.text
