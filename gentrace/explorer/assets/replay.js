@@ -1,6 +1,7 @@
 // Replay: the text so far with what the current token looks at painted behind it, what may come next, and the matrix
 // uncovered row by row.
 
+import { fillAlternatives } from "./alternatives.js";
 import { ASIDE, css, mixed, showNumber, showPercent } from "./colour.js";
 import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
 import { make } from "./pen.js";
@@ -58,7 +59,6 @@ export class ReplayTab {
       this.fillStrip();
       this.matrix.palette = app.palette;
       this.matrix.show(sheetOf(app.head, app.scale, app.palette, app.sides), app.zoom);
-      this.matrixTitle.textContent = `${app.layerName}, ${app.head.name} · ${app.precision()}`;
       this.ramp.style.background = app.palette.gradient(app.palette.theme.attention);
       this.swatches[0].style.background = this.ramp.style.background;
       this.swatches[1].style.background = app.palette.gradient(app.palette.theme.probability);
@@ -67,7 +67,14 @@ export class ReplayTab {
       this.note.textContent = ` ${app.scale.note()}.`;
       this.underline();
     }
+    if (changed.has("numbers")) this.matrix.refine();
+    const title = `${app.layerName}, ${app.head.name} · ${app.precision()}`;
+    if (this.matrixTitle.textContent !== title) this.matrixTitle.textContent = title;
     this.step();
+  }
+
+  get refined() {
+    return this.matrix.refined;
   }
 
   underline() {
@@ -114,17 +121,18 @@ export class ReplayTab {
     const { step, kind } = app.v;
     const width = app.row();
     const painted = kind === "self" ? this.running : this.foreign;
+    const skip = app.rowExact ? Math.min(1, app.scale.skip) : app.scale.skip;
     let strongest = -1;
     // Only what is or was in sight: tokens to come have no colour to lose.
     const stop = Math.min(painted.parts.length, Math.max(width, painted.reached));
     painted.reached = width;
     for (let key = 0; key < stop; key++) {
-      const level = key < width ? app.scale.level(app.values[key], key) : 0;
+      const level = key < width ? app.scale.level(app.values[key], key, app.rowExact) : 0;
       // Coarse levels, so that a step touches only the words whose colour visibly changes.
       const coarse = level < 8 ? 0 : level & ~7;
       if (level === ASIDE) painted.paint(key, "aside", "");
       else painted.paint(key, coarse > 0 ? app.palette.background[coarse] : "", coarse > 0 ? app.palette.ink[coarse] : "");
-      if (key < width && key >= app.scale.skip && (strongest < 0 || app.values[key] > app.values[strongest])) strongest = key;
+      if (key < width && key >= skip && (strongest < 0 || app.values[key] > app.values[strongest])) strongest = key;
     }
     if (strongest >= 0 && !(app.values[strongest] > 0)) strongest = -1;
     if (kind !== "encoder") {
@@ -152,7 +160,7 @@ export class ReplayTab {
     if (rank !== null) words.push(rank === 0 ? "its first choice" : `its choice no. ${rank + 1}`);
     if (logprob !== null) words.push(`${showNumber(logprob, 2)} nats`);
     this.numbers.textContent = words.join(" · ");
-    app.alternatives(this.bars, tokens, known ? position : -1);
+    fillAlternatives(this.bars, tokens, known ? position : -1);
     const both = known && tokens.alternatives[position].some((one) => one[2] !== null);
     const note = `Upper bar: the model’s own probability, in orange for the token that came.${both ? " Lower bar: as really sampled from." : ""}`;
     if (this.barsKey.textContent !== note) this.barsKey.textContent = note;

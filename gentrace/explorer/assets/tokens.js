@@ -1,5 +1,6 @@
 // Tokens: the text itself, coloured by how probable the model found it, with what it would rather have written.
 
+import { fillAlternatives } from "./alternatives.js";
 import { css, inkOn, mixed, showNumber, showPercent } from "./colour.js";
 import { CanvasPen, make } from "./pen.js";
 import { TextView } from "./text.js";
@@ -124,7 +125,7 @@ export class TokensTab {
       ["rank", known(rank[at], (value) => `${value + 1}`)],
     ];
     this.numbers.replaceChildren(...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
-    this.app.alternatives(this.bars, this.tokens, at);
+    fillAlternatives(this.bars, this.tokens, at);
     this.detailed = at;
     this.paint();
   }

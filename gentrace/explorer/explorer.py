@@ -1,23 +1,16 @@
-"""Putting the page together, and the value that a notebook shows.
-
-Token text is untrusted. It enters as JSON in which no ``<`` is left and reaches the document as text nodes only; the
-security policy allows one script and one style sheet, each named by its hash, and no network at all.
-"""
+"""From traces to a page, and the value that a notebook shows."""
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from string import Template
 
 from gentrace.errors import ViewError
-from gentrace.explorer.bundle import asset, script
+from gentrace.explorer.assemble import assemble
 from gentrace.explorer.payload import payload
 from gentrace.explorer.plan import BUDGET, Head, plan
 from gentrace.trace.trace import Trace
-from gentrace.views import theme
-from gentrace.views.inlined import policy_hash, script_json
 from gentrace.views.timeline import model_name
 
 FRAME = 780
@@ -96,17 +89,18 @@ def explore(
         ViewError: If a trace has no such layer, head or row.
         ViewBudgetError: If the page would be too big; raised before anything of that size is allocated.
     """
-    named = _named(traces)
+    named = name_traces(traces)
     plans = plan(named, layers, heads, rows, exact, pool, max_bytes)
     heading = title or ", ".join(dict.fromkeys(model_name(trace) for trace in named.values()))
     data, parts = payload(named, plans, heading)
-    explorer = Explorer(heading, _assemble(heading, data, parts))
+    explorer = Explorer(heading, assemble(heading, data, parts))
     if path is not None:
         explorer.write_html(path)
     return explorer
 
 
-def _named(traces: Trace | Sequence[Trace] | Mapping[str, Trace]) -> dict[str, Trace]:
+def name_traces(traces: Trace | Sequence[Trace] | Mapping[str, Trace]) -> dict[str, Trace]:
+    """Traces by the name that a page gives them."""
     if isinstance(traces, Trace):
         traces = [traces]
     if not traces:
@@ -118,31 +112,3 @@ def _named(traces: Trace | Sequence[Trace] | Mapping[str, Trace]) -> dict[str, T
         f"{place + 1} · {model_name(trace)}" if several else model_name(trace): trace
         for place, trace in enumerate(traces)
     }
-
-
-def _style() -> str:
-    """The style sheet, with both themes' colours in front."""
-    rules = [f":root{{--sans:{theme.SANS};--serif:{theme.SERIF};--mono:{theme.MONO};}}"]
-    for name, colours in (("light", theme.LIGHT), ("dark", theme.DARK)):
-        plain = {key: value for key, value in asdict(colours).items() if isinstance(value, str)}
-        settings = "".join(f"--{key}:{value};" for key, value in plain.items()) + f"color-scheme:{name};"
-        rules.append(f':root[data-theme="{name}"]{{{settings}}}')
-        rules.append(f"@media (prefers-color-scheme:{name}){{:root:not([data-theme]){{{settings}}}}}")
-    return "\n".join([*rules, asset("page.css"), asset("tabs.css")])
-
-
-def _assemble(title: str, data: object, parts: Sequence[str]) -> str:
-    style, code = _style(), script()
-    policy = (
-        f"default-src 'none'; script-src {policy_hash(code)}; style-src {policy_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    packed = (f'<script type="application/octet-stream" id="part-{n}">{part}</script>' for n, part in enumerate(parts))
-    return Template(asset("page.template")).substitute(
-        policy=policy,
-        title=html.escape(title),
-        style=style,
-        payload=script_json(data),
-        parts="\n".join(packed),
-        script=code,
-    )
