@@ -100,7 +100,7 @@ def explore(
     layers: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     rows: tuple[int, int] | None = None,
-    exact: Sequence[Head] = (),
+    exact: Sequence[Head] | None = None,
     pool: int | None = None,
     max_bytes: int = BUDGET,
 ) -> Explorer:
@@ -117,7 +117,8 @@ def explore(
         layers: Layer numbers; None for all recorded.
         heads: Query heads of each of these layers; None for all.
         rows: First query row and one past the last, of the text; None for all.
-        exact: Heads as (layer, head), with "cross" or "encoder" as a third word where that is meant.
+        exact: Heads as (layer, head), with "cross" or "encoder" as a third word where that is meant; None for
+            the first head of the layer that is shown first, if it fits.
         pool: If not all cells fit, blocks along each side of the matrices that are made small by keeping the largest
             weight of each block; None for as many as fit, 0 to raise an error instead. The last layer of the first
             trace, which is shown first, and exact heads stay whole as far as they fit.

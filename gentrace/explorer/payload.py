@@ -47,7 +47,7 @@ def payload(
         shown[one.place]["stop"] = max(shown[one.place]["stop"], stop)
     for place, trace in enumerate(traces.values()):
         stop = shown[place].pop("stop") or trace.length
-        shown[place]["text"] = _tokens(trace.tokens, stop + 1)
+        shown[place]["text"] = _tokens(trace.tokens, stop + 1) | {"drafts": _drafts(trace)}
         encoder = trace.encoder_tokens
         shown[place]["source"] = None if encoder is None else _tokens(encoder, len(encoder))
     data = {
@@ -73,9 +73,48 @@ def _trace(trace: Trace, name: str) -> dict[str, Any]:
         "facts": " · ".join(facts if trace.meta.complete else [*facts, "cut short"]),
         "fidelity": None if error != error else f"{error:.1e}",
         "segments": None if trace.segments is None else trace.segments.tolist(),
+        "beams": _beams(trace),
         "layers": [],
         "stop": 0,
     }
+
+
+def _beams(trace: Trace) -> dict[str, Any] | None:
+    """The hypotheses of a beam search, step by step."""
+    if trace.beams is None:
+        return None
+    steps = [
+        {
+            "position": step.position,
+            "chosen": step.chosen,
+            "candidates": [
+                {
+                    "parent": step.parents[at],
+                    "label": label(text),
+                    "score": _short(step.scores[at]),
+                    "logprob": _short(step.logprobs[at]),
+                    "beam": step.beams[at],
+                    "ended": step.ended[at],
+                }
+                for at, text in enumerate(step.texts)
+            ],
+        }
+        for step in trace.beams.steps
+    ]
+    return {"width": trace.beams.width, "steps": steps} if steps else None
+
+
+def _drafts(trace: Trace) -> list[dict[str, Any]]:
+    """Drafted tokens that the model rejected."""
+    return [
+        {
+            "position": draft.position,
+            "label": label(draft.text),
+            "running": running(draft.text),
+            "logprob": _short(draft.logprob),
+        }
+        for draft in trace.drafts
+    ]
 
 
 def _tokens(tokens: Tokens, stop: int) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def plan(
     layers: int | Sequence[int] | None,
     heads: int | Sequence[int] | None,
     rows: tuple[int, int] | None,
-    exact: Sequence[Head],
+    exact: Sequence[Head] | None,
     pool: int | None,
     budget: int,
 ) -> list[LayerPlan]:
@@ -97,14 +97,32 @@ def plan(
         ViewError: If no trace has such a layer, head or row.
         ViewBudgetError: If it would be too much; nothing of that size was allocated.
     """
-    wanted: set[tuple[int, int, Kind]] = {(one[0], one[1], one[2] if len(one) == 3 else "self") for one in exact}
+    wanted: set[tuple[int, int, Kind]] = {(one[0], one[1], one[2] if len(one) == 3 else "self") for one in exact or ()}
     plans = _plan_all(traces, layers, heads, rows, wanted)
     known = {(one.info.index, head, one.info.kind) for one in plans for head in one.heads}
     if wanted - known:
         layer, head, kind = min(wanted - known)
         change = "name heads that the page shows, as (layer, head) or (layer, head, kind)"
         raise ViewError(f"making head {head} of layer {layer} ({kind}) exact", "the page does not have it", change)
-    return _fit(plans, pool, budget)
+    fitted = _fit(plans, pool, budget)
+    return _with_vectors(fitted, budget) if exact is None else fitted
+
+
+def _first(plans: Sequence[LayerPlan]) -> int:
+    """The place of the layer that a page shows first: the last of the first trace."""
+    kinds = {one.info.kind for one in plans if one.place == 0}
+    kind = "cross" if "cross" in kinds else "self"
+    return max((place for place, one in enumerate(plans) if one.info.kind == kind and one.place == 0), default=0)
+
+
+def _with_vectors(plans: list[LayerPlan], budget: int) -> list[LayerPlan]:
+    """One head of the layer shown first with its queries and keys, if these still fit and have been seen."""
+    place = _first(plans)
+    added = replace(plans[place], exact=plans[place].heads[:1])
+    size = sum(one.size for one in plans) + added.exact_bytes
+    if not added.info.head_dim or size > budget:
+        return plans
+    return [*plans[:place], added, *plans[place + 1 :]]
 
 
 def plan_asked(
@@ -199,9 +217,7 @@ def _fit(plans: list[LayerPlan], pool: int | None, budget: int) -> list[LayerPla
         return plans
     exact = sum(one.exact_bytes for one in plans)
     if pool != 0:
-        kinds = {one.info.kind for one in plans if one.place == 0}
-        kind = "cross" if "cross" in kinds else "self"
-        first = max((place for place, one in enumerate(plans) if one.info.kind == kind and one.place == 0), default=0)
+        first = _first(plans)
         for keep_layer, keep_exact in ((True, True), (False, True), (False, False)):
             for blocks in POOLS if pool is None else (pool,):
                 fitted = [

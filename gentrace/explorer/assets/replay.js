@@ -2,6 +2,7 @@
 // uncovered row by row.
 
 import { fillAlternatives } from "./alternatives.js";
+import { BeamsView } from "./beams.js";
 import { ASIDE, css, mixed, showNumber, showPercent } from "./colour.js";
 import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
 import { make } from "./pen.js";
@@ -17,7 +18,7 @@ export class ReplayTab {
     this.source = make("div", { className: "running source", tabIndex: 0, role: "group", "aria-label": "Source text; background: what the current token looks at" });
     this.text = make("div", { className: "running", tabIndex: 0, role: "group", "aria-label": "Text so far; background: what the current token looks at; underline: probability" });
     this.swatches = [make("span", { className: "swatch" }), make("span", { className: "swatch" })];
-    const key = make("p", { className: "key" }, this.swatches[0], "background: the current token’s attention", make("span", { className: "gap" }), this.swatches[1], "underline: probability, surprising to expected");
+    const key = make("p", { className: "key" }, this.swatches[0], "background: the current token’s attention", make("span", { className: "gap" }), this.swatches[1], "underline: probability, surprising to expected", this.ghostKey = make("span", {}, make("span", { className: "gap" }), make("s", { className: "ghost" }, "struck through"), ": drafted and rejected"));
     this.chosen = make("bdi", { className: "chosen-token" });
     this.numbers = make("span", { className: "numbers" });
     this.bars = make("div", { className: "alternatives", role: "list", "aria-label": "Most likely next tokens" });
@@ -31,6 +32,8 @@ export class ReplayTab {
       card("next", "What comes next", make("p", { className: "chosen" }, this.chosen, this.numbers), this.bars, this.barsKey = make("p", { className: "key" })),
       make("section", { className: "card matrix" }, this.matrixTitle, this.strip, plot, make("p", { className: "key" }, this.low, this.ramp, this.high, this.note)),
     );
+    this.beams = new BeamsView(app);
+    panel.append(this.beams.element);
     const choose = (position) => app.step(position);
     const hover = (event, key) => app.hoverKey(event, key);
     this.running = new TextView(this.text, { choose, hover: (event, at) => app.v.kind === "self" && hover(event, at) });
@@ -66,11 +69,13 @@ export class ReplayTab {
       this.high.textContent = app.scale.high >= 0.995 ? "1.0" : app.scale.high.toPrecision(2);
       this.note.textContent = ` ${app.scale.note()}.`;
       this.underline();
+      this.ghostKey.hidden = !this.running.tokens.drafts?.length;
     }
     if (changed.has("numbers")) this.matrix.refine();
     const title = `${app.layerName}, ${app.head.name} · ${app.precision()}`;
     if (this.matrixTitle.textContent !== title) this.matrixTitle.textContent = title;
     this.step();
+    this.beams.show();
   }
 
   get refined() {
@@ -182,6 +187,7 @@ export class ReplayTab {
 
   resize() {
     this.matrix.resize();
+    this.beams.show();
   }
 
   picture() {

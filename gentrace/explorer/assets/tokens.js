@@ -98,7 +98,7 @@ export class TokensTab {
       entropy: [theme.surprise, "0 ", " 6 nats and more"], rank: [theme.surprise, "first choice ", " its 1,000th and beyond"],
     }[app.v.colour];
     this.ramp.style.background = app.palette.gradient(stops);
-    [this.low.textContent, this.high.textContent] = [low, `${high}; tokens without colour were not predicted`];
+    [this.low.textContent, this.high.textContent] = [low, `${high}; tokens without colour were not predicted${tokens.drafts?.length ? "; struck through: drafted and rejected" : ""}`];
     view.mark("query", this.pinned);
     this.roam(this.pinned, false);
     this.detail(this.pinned);
