@@ -130,22 +130,22 @@ def demo(prompt: str | None, out: Path, open_page: bool, **options: Any) -> None
 
 
 @main.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("gentrace.html"), show_default=True
-)
-@click.option("--layers", help="Layers to show whole, such as 0,5-7.")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write one page here in any case.")
+@click.option("--layers", help="Layers to show, such as 0,5-7. Default: all.")
+@click.option("--serve", is_flag=True, help="Serve them in any case, and write no page.")
 @click.option("--open/--no-open", "open_page", default=True, help="Open the page in a browser.")
-def view(paths: tuple[Path, ...], out: Path, layers: str | None, open_page: bool) -> None:
-    """Make one page out of saved traces, to explore offline."""
+def view(paths: tuple[Path, ...], out: Path | None, layers: str | None, serve: bool, open_page: bool) -> None:
+    """Explore saved traces in one offline page (gentrace.html).
+
+    A folder, and traces too large for a page, are served on this machine until Ctrl-C.
+    """
+    from gentrace.explorer.view import view
+
     with one_line_errors():
         shown = parse_layers("--layers", layers)
         check_writable(out)
-        traces = {path.stem: gentrace.load(path) for path in paths}
-        gentrace.explore(traces, out, layers=shown)
-    click.echo(out.resolve())
-    if open_page:
-        webbrowser.open(out.resolve().as_uri())
+        view(paths, out=out, layers=shown, served=serve, say=click.echo, browse=webbrowser.open if open_page else None)
 
 
 main.add_command(picture)

@@ -22,31 +22,37 @@ from gentrace.views.labels import label, running
 from gentrace.views.timeline import FULL_ROWS, model_name
 
 
-def payload(traces: Mapping[str, Trace], plans: Sequence[LayerPlan], title: str) -> tuple[dict[str, Any], list[str]]:
+def payload(
+    traces: Mapping[str, Trace], plans: Sequence[LayerPlan], title: str, link: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Everything that the page shows.
 
     Args:
         traces: Finished traces by name.
         plans: What of them is shown.
         title: Title of the page.
+        link: How the page asks for numbers (see `gentrace.explorer.answers`); None if they travel in it.
 
     Returns:
-        Plain data ready for JSON, and the packed parts that it refers to by number.
+        Plain data ready for JSON, and the packed parts that it refers to by number: none where a link is given, and
+        the numbers are then the places of the plans.
     """
     parts: list[str] = []
     shown = [_trace(trace, name) for name, trace in traces.items()]
-    for one in plans:
+    for number, one in enumerate(plans):
         trace = list(traces.values())[one.place]
-        shown[one.place]["layers"].append(_layer(trace, one, parts))
+        places = (number, {}) if link else _packed(trace, one, parts)
+        shown[one.place]["layers"].append(_layer(trace, one, *places))
         stop = one.queries.stop if one.info.kind == "self" else 0
         shown[one.place]["stop"] = max(shown[one.place]["stop"], stop)
     for place, trace in enumerate(traces.values()):
         stop = shown[place].pop("stop") or trace.length
-        shown[place]["text"] = _tokens(trace.tokens, stop + 1)
+        shown[place]["text"] = _tokens(trace.tokens, stop + 1) | {"drafts": _drafts(trace)}
         encoder = trace.encoder_tokens
         shown[place]["source"] = None if encoder is None else _tokens(encoder, len(encoder))
     data = {
         "title": title,
+        "link": link,
         "traces": shown,
         "low": codec.LOW,
         "error": codec.ERROR,
@@ -67,9 +73,48 @@ def _trace(trace: Trace, name: str) -> dict[str, Any]:
         "facts": " · ".join(facts if trace.meta.complete else [*facts, "cut short"]),
         "fidelity": None if error != error else f"{error:.1e}",
         "segments": None if trace.segments is None else trace.segments.tolist(),
+        "beams": _beams(trace),
         "layers": [],
         "stop": 0,
     }
+
+
+def _beams(trace: Trace) -> dict[str, Any] | None:
+    """The hypotheses of a beam search, step by step."""
+    if trace.beams is None:
+        return None
+    steps = [
+        {
+            "position": step.position,
+            "chosen": step.chosen,
+            "candidates": [
+                {
+                    "parent": step.parents[at],
+                    "label": label(text),
+                    "score": _short(step.scores[at]),
+                    "logprob": _short(step.logprobs[at]),
+                    "beam": step.beams[at],
+                    "ended": step.ended[at],
+                }
+                for at, text in enumerate(step.texts)
+            ],
+        }
+        for step in trace.beams.steps
+    ]
+    return {"width": trace.beams.width, "steps": steps} if steps else None
+
+
+def _drafts(trace: Trace) -> list[dict[str, Any]]:
+    """Drafted tokens that the model rejected."""
+    return [
+        {
+            "position": draft.position,
+            "label": label(draft.text),
+            "running": running(draft.text),
+            "logprob": _short(draft.logprob),
+        }
+        for draft in trace.drafts
+    ]
 
 
 def _tokens(tokens: Tokens, stop: int) -> dict[str, Any]:
@@ -109,15 +154,19 @@ def _short(value: float) -> float | None:
     return float(f"{value:.5g}") if abs(value) < float("inf") else None
 
 
-def _layer(trace: Trace, one: LayerPlan, parts: list[str]) -> dict[str, Any]:
-    info = one.info
+def _packed(trace: Trace, one: LayerPlan, parts: list[str]) -> tuple[int, dict[str, int]]:
+    """Where among the parts a layer's pictures have been put, and its exact heads."""
     parts.append(codec.pack(*_codes(trace, one)))
     place = len(parts) - 1
     exact: dict[str, int] = {}
     for head in one.exact:
         parts.append(codec.pack(*_vectors(trace, one, head)))
         exact[str(head)] = len(parts) - 1
-    rows = len(one.queries)
+    return place, exact
+
+
+def _layer(trace: Trace, one: LayerPlan, place: int, exact: Mapping[str, int]) -> dict[str, Any]:
+    info, rows = one.info, len(one.queries)
     return {
         "index": info.index,
         "kind": info.kind,
@@ -130,7 +179,7 @@ def _layer(trace: Trace, one: LayerPlan, parts: list[str]) -> dict[str, Any]:
         "keyEdges": block_edges(one.keys, one.pool) if one.pool else None,
         "square": one.square,
         "part": place,
-        "exact": exact,
+        "exact": dict(exact),
         "dim": 0 if derive.has(trace, info, "scores") else info.head_dim,
         "scale": info.scale,
         "softcap": info.softcap,
@@ -142,12 +191,17 @@ def _layer(trace: Trace, one: LayerPlan, parts: list[str]) -> dict[str, Any]:
 
 def _codes(trace: Trace, one: LayerPlan) -> Iterator[Tensor]:
     """Whole heads' cells, then the others' blocks."""
-    for head in (head for head in one.heads if head in one.whole):
+    for whole in (True, False):
+        yield from (head_codes(trace, one, head) for head in one.heads if (head in one.whole) == whole)
+
+
+def head_codes(trace: Trace, one: LayerPlan, head: int) -> Tensor:
+    """The bytes of one head's picture: its cells if it travels whole, else its blocks; a triangle's lower part."""
+    if head in one.whole:
         codes = codec.quantise(_weights(trace, one, head))
-        yield codec.lower(codes, one.queries.start) if one.causal else codes
-    for head in (head for head in one.heads if head not in one.whole):
-        codes = codec.quantise(_blocks(trace, one, head))
-        yield codec.lower(codes, 0) if one.square else codes
+        return codec.lower(codes, one.queries.start) if one.causal else codes
+    codes = codec.quantise(_blocks(trace, one, head))
+    return codec.lower(codes, 0) if one.square else codes
 
 
 def _weights(trace: Trace, one: LayerPlan, head: int) -> Matrix:

@@ -24,6 +24,8 @@ BUDGET = 9_500_000
 """Bytes of matrices, queries and keys in a page, before they are deflated."""
 POOLS = (256, 224, 192, 160, 128, 96, 64, 48, 32)
 """Blocks along a side, from the best to the coarsest picture that still shows something."""
+TILE = 256
+"""Blocks along a side of a matrix that is asked for, and cells along a side of one that then still travels whole."""
 POSITIONS = 16_384
 """Tokens of one text that a page can lay out."""
 
@@ -85,17 +87,87 @@ def plan(
     layers: int | Sequence[int] | None,
     heads: int | Sequence[int] | None,
     rows: tuple[int, int] | None,
-    exact: Sequence[Head],
+    exact: Sequence[Head] | None,
     pool: int | None,
     budget: int,
 ) -> list[LayerPlan]:
-    """Decide what goes into a page; see `gentrace.explorer.explore.explore` for the arguments.
+    """Decide what goes into a page; see `gentrace.explorer.explorer.explore` for the arguments.
 
     Raises:
         ViewError: If no trace has such a layer, head or row.
         ViewBudgetError: If it would be too much; nothing of that size was allocated.
     """
-    wanted: set[tuple[int, int, Kind]] = {(one[0], one[1], one[2] if len(one) == 3 else "self") for one in exact}
+    wanted: set[tuple[int, int, Kind]] = {(one[0], one[1], one[2] if len(one) == 3 else "self") for one in exact or ()}
+    plans = _plan_all(traces, layers, heads, rows, wanted)
+    known = {(one.info.index, head, one.info.kind) for one in plans for head in one.heads}
+    if wanted - known:
+        layer, head, kind = min(wanted - known)
+        change = "name heads that the page shows, as (layer, head) or (layer, head, kind)"
+        raise ViewError(f"making head {head} of layer {layer} ({kind}) exact", "the page does not have it", change)
+    fitted = _fit(plans, pool, budget)
+    return _with_vectors(fitted, budget) if exact is None else fitted
+
+
+def _first(plans: Sequence[LayerPlan]) -> int:
+    """The place of the layer that a page shows first: the last of the first trace."""
+    kinds = {one.info.kind for one in plans if one.place == 0}
+    kind = "cross" if "cross" in kinds else "self"
+    return max((place for place, one in enumerate(plans) if one.info.kind == kind and one.place == 0), default=0)
+
+
+def _with_vectors(plans: list[LayerPlan], budget: int) -> list[LayerPlan]:
+    """One head of the layer shown first with its queries and keys, if these still fit and have been seen."""
+    place = _first(plans)
+    added = replace(plans[place], exact=plans[place].heads[:1])
+    size = sum(one.size for one in plans) + added.exact_bytes
+    if not added.info.head_dim or size > budget:
+        return plans
+    return [*plans[:place], added, *plans[place + 1 :]]
+
+
+def plan_asked(
+    traces: Mapping[str, Trace],
+    layers: int | Sequence[int] | None = None,
+    heads: int | Sequence[int] | None = None,
+    rows: tuple[int, int] | None = None,
+) -> list[LayerPlan]:
+    """Decide what a page shows that asks for its numbers: every head small enough to send, and exact where looked at.
+
+    Raises:
+        ViewError: If no trace has such a layer, head or row.
+        ViewBudgetError: If a text is longer than a page can lay out.
+    """
+    plans = _plan_all(traces, layers, heads, rows, set())
+    return [one if max(len(one.queries), one.keys) <= TILE else _pooled(one, TILE, False, False) for one in plans]
+
+
+def one_page(traces: Mapping[str, Trace], layers: int | Sequence[int] | None = None) -> bool:
+    """Whether one page holds every cell of these layers.
+
+    Raises:
+        ViewError: If no trace has such a layer.
+    """
+    try:
+        return sum(one.size for one in _plan_all(traces, layers, None, None, set())) <= BUDGET
+    except ViewBudgetError:
+        return False
+
+
+def block_edges(length: int, size: int) -> list[int]:
+    """Where each of at most ``size`` blocks of an axis starts, and one past the end of the last, as a trace has it."""
+    count = min(length, size)
+    width, longer = divmod(length, count)
+    return list(accumulate((width + (block < longer) for block in range(count)), initial=0))
+
+
+def _plan_all(
+    traces: Mapping[str, Trace],
+    layers: int | Sequence[int] | None,
+    heads: int | Sequence[int] | None,
+    rows: tuple[int, int] | None,
+    wanted: set[tuple[int, int, Kind]],
+) -> list[LayerPlan]:
+    """Every chosen layer, whole."""
     plans: list[LayerPlan] = []
     for place, trace in enumerate(traces.values()):
         shown = choose_rows(trace, rows)
@@ -104,19 +176,7 @@ def plan(
             raise ViewBudgetError("making a page", f"{shown.stop:,} tokens; at most {POSITIONS:,} fit", change)
         infos = _choose_layers(trace, layers)
         plans += [_plan_layer(trace, place, info, choose_heads(info, heads), shown, wanted) for info in infos]
-    known = {(one.info.index, head, one.info.kind) for one in plans for head in one.heads}
-    if wanted - known:
-        layer, head, kind = min(wanted - known)
-        change = "name heads that the page shows, as (layer, head) or (layer, head, kind)"
-        raise ViewError(f"making head {head} of layer {layer} ({kind}) exact", "the page does not have it", change)
-    return _fit(plans, pool, budget)
-
-
-def block_edges(length: int, size: int) -> list[int]:
-    """Where each of at most ``size`` blocks of an axis starts, and one past the end of the last, as a trace has it."""
-    count = min(length, size)
-    width, longer = divmod(length, count)
-    return list(accumulate((width + (block < longer) for block in range(count)), initial=0))
+    return plans
 
 
 def _choose_layers(trace: Trace, layers: int | Sequence[int] | None) -> list[LayerInfo]:
@@ -157,7 +217,7 @@ def _fit(plans: list[LayerPlan], pool: int | None, budget: int) -> list[LayerPla
         return plans
     exact = sum(one.exact_bytes for one in plans)
     if pool != 0:
-        first = max((place for place, one in enumerate(plans) if one.info.kind == "self" and one.place == 0), default=0)
+        first = _first(plans)
         for keep_layer, keep_exact in ((True, True), (False, True), (False, False)):
             for blocks in POOLS if pool is None else (pool,):
                 fitted = [

@@ -5,25 +5,28 @@ from typing import Any
 
 
 class Opened:
-    def __init__(self, browser: Any, path: Path, address: str = "", **options: Any) -> None:
+    def __init__(self, browser: Any, path: Path | str, address: str = "", **options: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}} | options)
-        self.context.set_offline(True)
+        self.context.set_offline(isinstance(path, Path))
         self.page = self.context.new_page()
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(f"{path.as_uri()}#{address}")
-        self.page.wait_for_selector("body[data-loaded]", state="attached")
+        self.page.goto(f"{path.as_uri() if isinstance(path, Path) else path}#{address}")
+        self.page.wait_for_selector("body[data-loaded]", state="attached", timeout=60_000)
 
     def close(self) -> None:
         """The page did its work without a complaint, and asked for nothing but itself."""
         self.context.close()
-        assert self.complaints == []
-        assert {url.split("#")[0] for url in self.requests if not url.startswith("blob:")} == {
-            self.requests[0].split("#")[0]
-        }
+        assert not self.complaints, "; ".join(self.complaints)
+        own = self.requests[0].split("#")[0]
+        asked = {url.split("#")[0] for url in self.requests if not url.startswith("blob:")} - {own}
+        # A served page asks its server, a file nobody.
+        assert all(
+            own.startswith("http://127.0.0.1:") and url.startswith(own.replace("/open?", "/ask?")) for url in asked
+        )
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -31,6 +34,18 @@ class Opened:
 
     def text(self, selector: str) -> str:
         return self.page.locator(selector).text_content()
+
+    def until(self, condition: str) -> None:
+        """Wait for a JavaScript expression to hold; the page's policy forbids Playwright's own way."""
+        self.page.evaluate(
+            """async () => {
+                const end = performance.now() + 60_000;
+                while (!(CONDITION)) {
+                    if (performance.now() > end) throw new Error("waited in vain for what a test asks for");
+                    await new Promise((done) => setTimeout(done, 20));
+                }
+            }""".replace("CONDITION", condition)
+        )
 
     def state(self) -> dict[str, Any]:
         return self.page.evaluate("explorer.v")

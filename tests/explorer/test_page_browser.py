@@ -208,6 +208,9 @@ def test_model_shows_every_head_and_moves_with_arrows(opened: Opened, trace: Tra
 
 def test_neuron_adds_up(opened: Opened, trace: Trace) -> None:
     opened.press("4")
+    assert (opened.state()["layer"], opened.state()["head"]) == (2, 1)
+    assert opened.page.locator(".identity dd").count() > 3
+    opened.page.evaluate("explorer.set({head: 0})")
     assert "exact=[(2, 0)]" in opened.text("#panel-neuron .missing")
     opened.page.locator("#panel-neuron .missing button").first.click()
     opened.page.evaluate("explorer.set({step: 22, key: 9})")
@@ -265,7 +268,7 @@ def test_compare_subtracts_where_the_tokens_agree(opened: Opened, trace: Trace, 
 def test_all_kinds_of_attention(browser: Any, tmp_path: Path) -> None:
     trace = translator()
     opened = Opened(browser, explore(trace, exact=[(0, 1, "cross")]).write_html(tmp_path / "page.html"))
-    opened.page.select_option("#kind", "cross")
+    assert opened.state()["kind"] == "cross"
     opened.page.select_option("#head", "1")
     tip = opened.point_at("#panel-replay .cells", 0, 4, 4, 6)
     assert (tip["key"], tip["key token"]) == ("4", "en4")

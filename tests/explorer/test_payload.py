@@ -193,7 +193,7 @@ def test_the_plan_counts_what_really_travels() -> None:
     trace = causal(heads=4, kv_heads=2, length=50)
     for options in ({}, {"exact": [(0, 0)]}, {"pool": 8, "exact": [(0, 2)]}):
         budget = 4000 if "pool" in options else 10_000_000
-        (one,) = plan({"": trace}, None, None, None, options.get("exact", ()), options.get("pool"), budget)
+        (one,) = plan({"": trace}, None, None, None, options.get("exact"), options.get("pool"), budget)
         page = explore(trace, max_bytes=budget, **options).html
         layer = layers_of(page)[0]
         parts = [layer["part"], *layer["exact"].values()]

@@ -1,6 +1,6 @@
 // Puts the parts together: one state, shown by the tab that is open.
 
-import { showWeight, Palette, Scale, showPercent } from "./colour.js";
+import { showWeight, Palette, Scale } from "./colour.js";
 import { Commands, listCommands } from "./commands.js";
 import { CompareTab } from "./compare.js";
 import { Controls } from "./controls.js";
@@ -13,6 +13,7 @@ import { ReplayTab } from "./replay.js";
 import { readAddress, State } from "./state.js";
 import { Store } from "./store.js";
 import { TokensTab } from "./tokens.js";
+import { explainWorth, nameWorth } from "./worth.js";
 import { followed, panned, parseZoom, within, zoomed } from "./zoom.js";
 
 const TABS = { replay: ReplayTab, heads: HeadsTab, model: ModelTab, neuron: NeuronTab, tokens: TokensTab, compare: CompareTab };
@@ -23,14 +24,16 @@ const byId = (id) => document.getElementById(id);
 
 class Explorer {
   constructor() {
-    this.store = new Store();
+    this.store = new Store(() => this.arrived());
     this.dark = matchMedia("(prefers-color-scheme: dark)");
     this.print = matchMedia("print");
     this.tabs = {};
     this.values = new Float32Array(Math.max(...this.store.traces.flatMap((trace) => [trace.text, trace.source].map((tokens) => tokens?.labels.length ?? 0))) + 1);
     const ruler = make("canvas").getContext("2d");
     this.measure = (words, size, options) => { ruler.font = fontOf(size, options); return ruler.measureText(words).width; };
-    this.state = new State(this.settle({ ...this.defaults(), ...readAddress() }), (values) => this.settle(values));
+    const wanted = this.settle({ ...this.defaults(), ...readAddress() });
+    const first = wanted.tab === "neuron" && !("head" in readAddress()) ? this.settle({ ...wanted, ...this.withVectors(wanted) }) : wanted;
+    this.state = new State(first, (values) => this.settle(values));
     this.state.listeners.push((changed) => this.changed(changed));
     this.controls = new Controls((step) => this.set({ step }));
     this.dress();
@@ -48,7 +51,8 @@ class Explorer {
   get layerName() { return `Layer ${this.layer.index}${{ self: "", cross: " (cross-attention)", encoder: " (encoder)" }[this.v.kind]}`; }
 
   defaults() {
-    const kind = this.store.kinds(0).includes("self") ? "self" : this.store.kinds(0)[0];
+    // Of a translation, what it looks at in the source says most; its own first tokens see next to nothing.
+    const kind = ["cross", "self"].find((one) => this.store.kinds(0).includes(one)) ?? this.store.kinds(0)[0];
     return { tab: "replay", trace: 0, kind, layer: null, head: null, step: null, first: "aside", colour: "probability", to: null, heads: null, key: null, zoom: null, theme: null };
   }
 
@@ -84,7 +88,28 @@ class Explorer {
   }
 
   set(patch) {
-    this.state.set(patch);
+    this.state.set(patch.tab === "neuron" && this.v.tab !== "neuron" ? { ...this.withVectors(this.v), ...patch } : patch);
+  }
+
+  // A head whose queries and keys can be shown, the nearest to the one that is looked at; nothing if that one can.
+  withVectors({ trace, kind, layer: index, head }) {
+    const { store } = this;
+    const heads = (one) => (!one.dim ? [] : store.link ? one.heads : one.heads.filter((each) => one.exact[each] !== undefined));
+    const layer = store.layer(trace, kind, index);
+    if (heads(layer).includes(head)) return {};
+    const found = [layer, ...store.layers(trace, kind), ...store.traces[trace].layers].find((one) => heads(one).length);
+    return found ? { kind: found.kind, layer: found.index, head: heads(found)[0] } : {};
+  }
+
+  // Numbers that were looked for have come.
+  arrived() {
+    this.asked ??= requestAnimationFrame(() => {
+      this.asked = null;
+      const { failed } = this.store.windows;
+      if (failed) byId("announce").textContent = byId("reading").textContent = `${failed.message}.`;
+      this.show(new Set(["numbers"]));
+      if (this.pointed) this.hover(...this.pointed);
+    });
   }
 
   dress() {
@@ -166,7 +191,8 @@ class Explorer {
       changed.add("data");
     }
     this.show(changed);
-    if (!this.reading) this.readRest();
+    if (!this.reading && !this.store.link) this.readRest();
+    else document.body.dataset.loaded ??= "asked";
   }
 
   show(changed) {
@@ -174,10 +200,16 @@ class Explorer {
     this.head = this.store.head(this.layer, this.v.head);
     this.scale = this.scaleOf([this.head]);
     this.controls.show(this.v.step, this.layer.queries, this.begin(this.v.trace, this.layer));
-    if (changed.has("data")) byId("precision").textContent = this.precision(true);
     this.tab.show(changed);
+    const worth = this.precision(true);
+    if (byId("precision").textContent !== worth) byId("precision").textContent = worth;
     if (!this.controls.playing) this.announce();
     if (document.body.dataset.ready !== this.v.tab) document.body.dataset.ready = this.v.tab;
+  }
+
+  // What is asked for waits until all layers are to be seen.
+  readAll() {
+    if (this.store.link && !this.reading) this.readRest();
   }
 
   // The other layers, once the first picture stands.
@@ -236,21 +268,18 @@ class Explorer {
 
   // The current row's weights, in this.values; how many there are.
   row() {
-    return this.head.fill(this.v.step, this.values);
+    this.rowExact = this.head.row(this.v.step, this.values);
+    return this.head.width(this.v.step);
   }
 
-  words(value, exact = Boolean(this.head.exact)) {
+  words(value, exact = this.rowExact) {
     return showWeight(value, exact);
   }
 
   // What the numbers on the screen are worth.
   precision(long = false) {
-    const { head, store } = this;
-    if (long && this.v.tab === "tokens") return "probabilities to five digits, as the trace has them";
-    if (head.exact) return long ? "exact: computed here from queries and keys in float32" : "exact";
-    const percent = `${(100 * store.error).toPrecision(2)} %`;
-    if (head.whole) return long ? `8 bits: weights to ${percent} down to ${store.low}; name heads in exact= for exact numbers` : `8 bits, to ${percent}`;
-    return long ? `largest weight of each block of ${head.blocks.size} × ${head.blocks.size} tokens, to ${percent}; name heads in exact=, or fewer layers, heads or rows, for every cell` : `blocks of ${head.blocks.size}`;
+    const { head, store, tab, v } = this;
+    return (long ? explainWorth : nameWorth)({ head, store, tab: v.tab, refined: tab?.refined });
   }
 
   get zoom() { return parseZoom(this.v.zoom); }
@@ -320,13 +349,16 @@ class Explorer {
   // A cell under the pointer: its numbers, and a mark on every matrix.
   hover(event, cell, head = this.head) {
     this.pointAt(cell);
+    this.pointed = cell && [event, cell, head];
     if (!cell) return this.tell(null, null);
     const { queries, keys } = this.sides;
     const weight = head.weight(cell.query, cell.key);
     const score = head.score(cell.query, cell.key);
+    const sure = head.sure(cell.query, cell.key);
+    if (!sure) head.asked?.cell(cell.query, cell.key, true);
     this.tell(event, [
       ["query", String(cell.query), queries.labels[cell.query]], ["key", String(cell.key), keys.labels[cell.key]],
-      ["weight", `${head.whole || head.exact ? "" : "at most "}${showWeight(weight, Boolean(head.exact))}`, head.exact ? "exact" : head.resolution],
+      ["weight", `${head.whole || sure ? "" : "at most "}${showWeight(weight, sure)}`, sure ? "exact" : head.resolution],
       ...(score === null ? [] : [["score", Number.isFinite(score) ? score.toFixed(4).replace("-", "−") : Number.isNaN(score) ? "never seen" : "masked", ""]]),
     ]);
   }
@@ -344,27 +376,6 @@ class Explorer {
     const { clientX: x, clientY: y } = event;
     tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 8))}px`;
     tip.style.top = `${y + 18 + box.height > innerHeight ? Math.max(4, y - box.height - 10) : y + 18}px`;
-  }
-
-  // Rows of what was likely at a position, best first; the one that came is marked.
-  alternatives(element, tokens, position) {
-    const rows = position >= 0 ? tokens.alternatives[position] : [];
-    if (element.of !== tokens) element.most = Math.max(1, ...(element.of = tokens).alternatives.map((one) => one.length));
-    while (element.children.length < element.most) {
-      element.append(make("div", { role: "listitem" }, make("bdi"), make("span", { className: "track" }, make("i"), make("i", { className: "sampled" })), make("span"), make("span")));
-    }
-    [...element.children].forEach((row, at) => {
-      const one = rows[at];
-      row.classList.toggle("empty", !one);
-      const [name, track, model, sampled] = row.children;
-      name.textContent = one ? tokens.words[one[0]] : "";
-      model.textContent = one ? showPercent(one[1]) : "";
-      sampled.textContent = one && one[2] !== null ? (one[2] === 0 ? "excluded" : showPercent(one[2])) : "";
-      row.classList.toggle("came", Boolean(one?.[3]));
-      track.children[0].style.transform = `scaleX(${one?.[1] ?? 0})`;
-      track.children[1].style.transform = `scaleX(${one?.[2] ?? 0})`;
-      track.classList.toggle("both", Boolean(one) && one[2] !== null);
-    });
   }
 
   async copyLink() {

@@ -61,28 +61,12 @@ export class Blocks {
   }
 }
 
-// Queries and keys of one head; all else follows.
-export class Exact {
-  constructor(buffer, layer, head) {
+// What a head does to a query and a key, wherever they come from.
+export class Vectors {
+  constructor(layer, head) {
     const [start, stop] = layer.queries;
-    const rows = stop - start;
     Object.assign(this, { start, stop, keys: layer.keys, dim: layer.dim, scale: layer.scale, softcap: layer.softcap });
     this.sink = layer.sinks ? layer.sinks[head] : null;
-    let at = 0;
-    const take = (Type, count) => {
-      const taken = new Type(buffer, at, count);
-      at += 4 * count;
-      return taken;
-    };
-    this.queryVectors = take(Float32Array, rows * this.dim);
-    this.keyVectors = take(Float32Array, this.keys * this.dim);
-    this.first = take(Int32Array, rows);
-    this.past = take(Int32Array, rows);
-    this.finished = layer.finished ? take(Float32Array, rows * this.keys) : null;
-  }
-
-  query(query) {
-    return this.queryVectors.subarray((query - this.start) * this.dim, (query - this.start + 1) * this.dim);
   }
 
   key(key) {
@@ -99,6 +83,29 @@ export class Exact {
   capped(dot) {
     const scaled = dot * this.scale;
     return this.softcap ? this.softcap * Math.tanh(scaled / this.softcap) : scaled;
+  }
+}
+
+// Queries and keys of one head that travelled; all else follows.
+export class Exact extends Vectors {
+  constructor(buffer, layer, head) {
+    super(layer, head);
+    const rows = this.stop - this.start;
+    let at = 0;
+    const take = (Type, count) => {
+      const taken = new Type(buffer, at, count);
+      at += 4 * count;
+      return taken;
+    };
+    this.queryVectors = take(Float32Array, rows * this.dim);
+    this.keyVectors = take(Float32Array, this.keys * this.dim);
+    this.first = take(Int32Array, rows);
+    this.past = take(Int32Array, rows);
+    this.finished = layer.finished ? take(Float32Array, rows * this.keys) : null;
+  }
+
+  query(query) {
+    return this.queryVectors.subarray((query - this.start) * this.dim, (query - this.start + 1) * this.dim);
   }
 
   visible(query, key) {
@@ -127,10 +134,10 @@ export class Exact {
   }
 }
 
-// One head as the views see it.
-export class Head {
-  constructor(layer, head, { whole = null, blocks = null, exact = null }) {
-    Object.assign(this, { layer, head, whole, blocks, exact, name: `head ${head}` });
+// What one head's numbers and their mean have in common: the best that is here, and whether that is exact.
+class Numbers {
+  constructor(layer, asked) {
+    Object.assign(this, { layer, asked, exact: null });
     [this.start, this.stop] = layer.queries;
   }
 
@@ -138,16 +145,65 @@ export class Head {
     return this.layer.causal ? query + 1 : this.layer.keys;
   }
 
+  // Whether a cell's numbers are exact.
+  sure(query, key) {
+    return Boolean(this.exact ?? this.asked?.cell(query, key));
+  }
+
   weight(query, key) {
-    if (this.exact) return this.exact.row(query).weights[key];
+    return this.asked?.cell(query, key)?.weight ?? this.coded(query, key);
+  }
+
+  score(query, key) {
+    return this.asked?.cell(query, key)?.score ?? null;
+  }
+
+  // Fills out[0 … width − 1] with a row's weights; exact ones if they are here or come soon, and says whether they are.
+  row(query, out) {
+    const weights = this.exact ? this.exact.row(query).weights : this.asked?.row(query)?.weights;
+    const width = this.width(query);
+    if (!weights) this.fill(query, out);
+    else for (let key = 0; key < width; key++) out[key] = weights[key];
+    return Boolean(weights);
+  }
+
+  // Calls back for each exact weight of a window; false if they are not here, or not yet.
+  each(window, done) {
+    if (!this.exact) return this.asked?.each(window, done) ?? false;
+    const [a, b, c, d] = window;
+    for (let query = a; query < b; query++) {
+      const { weights } = this.exact.row(query);
+      for (let key = c; key < Math.min(d, this.width(query)); key++) done(query, key, weights[key]);
+    }
+    return true;
+  }
+
+  get resolution() {
+    if (this.exact) return "exact";
+    return this.whole ? "8 bits" : `blocks of ${this.blocks.size}`;
+  }
+}
+
+// One head as the views see it.
+export class Head extends Numbers {
+  constructor(layer, head, { whole = null, blocks = null, exact = null, asked = null }) {
+    super(layer, asked);
+    Object.assign(this, { head, whole, blocks, exact, name: `head ${head}` });
+  }
+
+  weight(query, key) {
+    return this.exact ? this.exact.row(query).weights[key] : super.weight(query, key);
+  }
+
+  coded(query, key) {
     return WEIGHT[(this.whole ?? this.blocks).code(query, key)];
   }
 
   score(query, key) {
-    return this.exact ? this.exact.row(query).scores[key] : null;
+    return this.exact ? this.exact.row(query).scores[key] : super.score(query, key);
   }
 
-  // Fills out[0 … width − 1] with a row of weights and returns the width.
+  // Fills out[0 … width − 1] with a row of weights that travelled, and returns the width.
   fill(query, out) {
     const width = this.width(query);
     if (this.exact) {
@@ -162,19 +218,13 @@ export class Head {
     }
     return width;
   }
-
-  get resolution() {
-    if (this.exact) return "exact";
-    return this.whole ? "8 bits" : `blocks of ${this.blocks.size}`;
-  }
 }
 
 // The mean of heads, made when it is first asked for.
-export class Mean {
-  constructor(layer, heads) {
-    Object.assign(this, { layer, heads, head: "mean", name: `mean of ${heads.length} heads` });
-    [this.start, this.stop] = layer.queries;
-    this.exact = null;
+export class Mean extends Numbers {
+  constructor(layer, heads, asked = null) {
+    super(layer, asked);
+    Object.assign(this, { heads, head: "mean", name: `mean of ${heads.length} heads` });
     const part = heads.every((one) => one.whole) ? "whole" : "blocks";
     this.average(part, heads.filter((one) => one[part]));
   }
@@ -193,22 +243,14 @@ export class Mean {
     this.heads = heads;
   }
 
-  width(query) {
-    return this.layer.causal ? query + 1 : this.layer.keys;
-  }
-
-  weight(query, key) {
+  coded(query, key) {
     let sum = 0;
-    for (const one of this.heads) sum += one.weight(query, key);
+    for (const one of this.heads) sum += one.exact ? one.weight(query, key) : one.coded(query, key);
     return sum / this.heads.length;
   }
 
-  score() {
-    return null;
-  }
-
   fill(query, out) {
-    const row = (this.row ??= new Float32Array(out.length));
+    const row = (this.part ??= new Float32Array(out.length));
     const width = this.width(query);
     out.fill(0, 0, width);
     for (const one of this.heads) {
@@ -216,9 +258,5 @@ export class Mean {
       for (let key = 0; key < width; key++) out[key] += row[key] / this.heads.length;
     }
     return width;
-  }
-
-  get resolution() {
-    return this.whole ? "8 bits" : `blocks of ${this.blocks.size}`;
   }
 }

@@ -89,9 +89,10 @@ export class Scale {
     return head.whole ? this.skip : Math.min(this.skip, 1);
   }
 
-  level(weight, key) {
+  // exact: whether the weight is its cell's own, and not its block's.
+  level(weight, key, exact = false) {
     if (Number.isNaN(weight)) return NEVER;
-    if (key < this.skip) return ASIDE;
+    if (key < (exact ? Math.min(1, this.skip) : this.skip)) return ASIDE;
     const share = this.log ? 1 + Math.log10(Math.max(weight, FLOOR)) / 4 : weight / this.high;
     return Math.round(255 * Math.min(1, Math.max(0, share)));
   }
@@ -99,6 +100,17 @@ export class Scale {
   // Colours of all 256 codes, ready to be written into a picture.
   table(palette) {
     return Uint32Array.from(WEIGHT, (weight, code) => (code === UNSEEN ? packed(palette.unseen, 160) : packed(palette.rgb[this.level(weight, Infinity)])));
+  }
+
+  // A colour ready to be written, for a cell whose weight is exact.
+  colour(weight, key, palette) {
+    const level = this.level(weight, key, true);
+    return level === NEVER ? packed(palette.unseen, 160) : level === ASIDE ? packed(palette.unseen) : this.packed(palette)[level];
+  }
+
+  packed(palette) {
+    if (this.packedOf !== palette) [this.packedOf, this.levels] = [palette, Uint32Array.from(palette.rgb, (colour) => packed(colour))];
+    return this.levels;
   }
 
   aside(palette) {

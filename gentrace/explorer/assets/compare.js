@@ -6,6 +6,7 @@ import { MatrixView, sheetOf } from "./matrix.js";
 import { make } from "./pen.js";
 
 const TOLD = 8; // largest differences that are listed
+const MOST = 1500; // rows and keys that are subtracted
 
 export class CompareTab {
   constructor(app, panel) {
@@ -54,6 +55,8 @@ export class CompareTab {
     if (!app.store.ready(other.layer)) await app.store.load(other.layer);
     if (turn !== this.turn) return;
     if (["data", "look", "to"].some((name) => changed.has(name))) this.fill(other);
+    if (changed.has("numbers") && this.pointed) this.hover(...this.pointed);
+    if (changed.has("numbers")) this.views.slice(0, 2).forEach((view) => view.refine());
     this.step();
   }
 
@@ -97,6 +100,11 @@ export class CompareTab {
     const inside = (pair) => pair[0] >= a.start && pair[0] < a.stop && pair[1] >= b.start && pair[1] < b.stop;
     this.queries = shared(this.sidesA.queries, this.sidesB.queries).filter(inside);
     this.keys = shared(this.sidesA.keys, this.sidesB.keys).filter(([i, j]) => i < a.layer.keys && j < b.layer.keys);
+    const all = this.queries.length;
+    // Of more, those up to the current token: each of millions of cells would have to be looked at.
+    const near = (pairs) => { const at = pairs.filter(([i]) => i <= this.app.v.step).length; return pairs.slice(Math.max(0, at - MOST), Math.max(MOST, at)); };
+    [this.queries, this.keys] = [near(this.queries), near(this.keys)];
+    const cut = this.queries.length < all ? `; ${MOST} tokens up to token ${this.queries[this.queries.length - 1][0]}: choose another step and open this tab again for others` : "";
     const [rows, columns] = [this.queries.length, this.keys.length];
     this.values = new Float32Array(rows * columns);
     const [ofA, ofB] = [new Float32Array(this.app.values.length), new Float32Array(this.app.values.length)];
@@ -115,7 +123,7 @@ export class CompareTab {
     this.most = sizes.length ? Math.max(sizes[Math.floor(0.995 * (sizes.length - 1))], 1e-3) : 1;
     const left = this.sidesA.queries.labels.length - shared(this.sidesA.queries, this.sidesB.queries).length;
     const aligned = left ? `; ${left} tokens of A have no like in B and are left out` : "";
-    this.note.textContent = `Full colour at ±${this.most.toPrecision(2)}${this.skip ? `; first ${this.skip > 1 ? `${this.skip} tokens` : "token"} set aside (grey)` : ""}${aligned}.`;
+    this.note.textContent = `Full colour at ±${this.most.toPrecision(2)}${this.skip ? `; first ${this.skip > 1 ? `${this.skip} tokens` : "token"} set aside (grey)` : ""}${aligned}${cut}.`;
   }
 
   sheet() {
@@ -169,16 +177,19 @@ export class CompareTab {
   }
 
   hover(event, cell, inA) {
+    this.pointed = null;
     if (!cell) return this.app.hover(null, null);
     const own = inA(cell);
     if (!own) return this.app.tell(event, [["", "this token is not in A", ""]]);
     const { a, b, sidesA } = this;
     const both = this.placesOf(own);
     const other = both && { query: this.queries[both.row][1], key: this.keys[both.column][1] };
+    for (const [head, place] of [[a, own], [b, other]]) if (place && !head.sure(place.query, place.key)) head.asked?.cell(place.query, place.key, true);
+    this.pointed = [event, cell, inA];
     const [mine, theirs] = [a.weight(own.query, own.key), other ? b.weight(other.query, other.key) : null];
     this.app.tell(event, [
       ["query", String(own.query), sidesA.queries.labels[own.query]], ["key", String(own.key), sidesA.keys.labels[own.key]],
-      ["A", this.app.words(mine, Boolean(a.exact)), ""], ["B", theirs === null ? "not in B" : this.app.words(theirs, Boolean(b.exact)), ""],
+      ["A", this.app.words(mine, a.sure(own.query, own.key)), ""], ["B", theirs === null ? "not in B" : this.app.words(theirs, b.sure(other.query, other.key)), ""],
       ...(theirs === null ? [] : [["A − B", showNumber(mine - theirs, 4), ""]]),
     ]);
     this.app.pointAt(own);

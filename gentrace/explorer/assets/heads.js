@@ -81,6 +81,8 @@ export class HeadsTab {
       this.dressLegend();
       this.collect();
     }
+    if (this.byRow && (changed.has("step") || changed.has("numbers"))) this.collect();
+    if (changed.has("numbers")) for (const { view } of this.views) view.refine();
     this.views.forEach(({ view }) => view.step(app.v.step));
     this.scroll.setAttribute("aria-label", this.describe());
     this.paint();
@@ -90,7 +92,7 @@ export class HeadsTab {
   fill() {
     const { app } = this;
     this.gridTitle.textContent = `${app.layerName}: ${this.names.length} heads`;
-    this.gridNote.textContent = `One scale for all, full colour at ${this.scale.high.toPrecision(2)}; ${this.scale.note()}. ${app.precision()}.`;
+    this.gridNote.textContent = `One scale for all, full colour at ${this.scale.high.toPrecision(2)}; ${this.scale.note()}.`;
     this.views = this.heads.map((head) => {
       const [plot, button] = [make("div"), make("button", { type: "button" }, head.name)];
       button.addEventListener("click", () => app.set({ head: head.head, heads: null }));
@@ -160,19 +162,27 @@ export class HeadsTab {
     this.pairs.hidden = !segments || app.v.kind !== "self";
     const place = this.pairs.hidden ? 0 : PAIRS.indexOf(this.pair.value);
     const wanted = place ? [(place - 1) >> 1, (place - 1) & 1] : null;
+    // Of blocks there would be as many lines as cells, and no true one: then only one row's, which is exact where it can be.
+    this.byRow = this.heads.some((head) => !head.whole);
+    this.choice.hidden = this.byRow;
+    const [start, stop] = this.byRow ? [app.v.step, app.v.step + 1] : [app.head.start, app.head.stop];
     const shown = ({ query, key }) => !wanted || (segments[query] === wanted[0] && segments[key] === wanted[1]);
     for (const name of this.chosen) {
       const head = app.store.head(app.layer, name);
       const colour = this.names.indexOf(name);
-      for (let query = head.start; query < head.stop; query++) {
-        const width = head.fill(query, values);
-        for (let key = this.scale.skip; key < width; key++) if (values[key] >= LEAST && shown({ query, key })) found.push({ query, key, weight: values[key], colour });
+      for (let query = start; query < stop; query++) {
+        const width = head.width(query);
+        const exact = this.byRow && head.row(query, values);
+        if (!this.byRow) head.fill(query, values);
+        for (let key = exact ? Math.min(1, this.scale.skip) : this.scale.skip; key < width; key++) if (values[key] >= LEAST && shown({ query, key })) found.push({ query, key, weight: values[key], colour });
       }
     }
     found.sort((a, b) => a.weight - b.weight);
     this.lines = found.slice(-MOST);
     const left = found.length - this.lines.length;
-    this.linesNote.textContent = `Left looks at right; thickness is the weight, from ${LEAST} up${this.scale.skip ? ", the first token left out" : ""}${left ? `; the ${left} weakest lines are not drawn` : ""}. Click a token on the left to go there, point at one to see only its lines.`;
+    this.linesNote.textContent = this.byRow
+      ? `Lines of the current token only, thickness is the weight, from ${LEAST} up${left ? `; the ${left} weakest are not drawn` : ""}. Click a token on the left to go there.`
+      : `Left looks at right; thickness is the weight, from ${LEAST} up${this.scale.skip ? ", the first token left out" : ""}${left ? `; the ${left} weakest lines are not drawn` : ""}. Click a token on the left to go there, point at one to see only its lines.`;
   }
 
   paint() {
@@ -189,7 +199,7 @@ export class HeadsTab {
     const column = Math.min(190, width * 0.32);
     const from = app.head.start;
     const y = (position) => top + (position - from + 0.5) * scroller.rowHeight;
-    const focus = this.focus ?? (this.mode === "token" ? { side: "query", position: app.v.step } : null);
+    const focus = this.focus ?? (this.mode === "token" || this.byRow ? { side: "query", position: app.v.step } : null);
     const own = new Map();
     for (const line of this.lines) {
       const mine = !focus || line[focus.side] === focus.position;
@@ -218,7 +228,7 @@ export class HeadsTab {
     const at = this.scroller.at(event);
     const side = at?.across < 0.36 ? "query" : at?.across > 0.64 ? "key" : null;
     const position = at ? at.row + this.app.head.start : 0;
-    const inside = side && position < (side === "query" ? this.app.head.stop : this.app.layer.keys);
+    const inside = side && !this.byRow && position < (side === "query" ? this.app.head.stop : this.app.layer.keys);
     const next = inside ? { side, position } : null;
     if (next?.side === this.focus?.side && next?.position === this.focus?.position) return;
     this.focus = next;
@@ -237,6 +247,10 @@ export class HeadsTab {
       ...own.map((line) => [`head ${this.names[line.colour]}`, app.words(line.weight, Boolean(this.heads[line.colour].exact)), others.labels[side === "query" ? line.key : line.query]]),
       ...(own.length ? [] : [["", `no weight of ${LEAST} or more`, ""]]),
     ];
+  }
+
+  get refined() {
+    return this.views.length > 0 && this.views.every(({ view }) => view.refined);
   }
 
   describe() {

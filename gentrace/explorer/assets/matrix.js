@@ -5,6 +5,7 @@ import { CanvasPen, clipped, fontOf, make } from "./pen.js";
 import { within } from "./zoom.js";
 
 const EDGE = 8; // room above the first row for half a line of its label
+const FINE = 512; // rows and keys of a window up to which it is shown cell by cell
 const EXPANDED = 4_000_000; // cells up to which blocks are painted cell by cell
 
 export function place(element, pixels) {
@@ -63,6 +64,16 @@ export function paintThumb(canvas, size, head, scale, palette) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
+// A window of a head whose picture is blocks, cell by cell; false if its numbers are not here, or not yet.
+function paintWindow(canvas, head, scale, palette, window) {
+  const [a, b, c, d] = window;
+  const pixels = new Uint32Array((b - a) * (d - c));
+  if (!head.each(window, (query, key, weight) => { pixels[(query - a) * (d - c) + key - c] = scale.colour(weight, key, palette); })) return false;
+  [canvas.width, canvas.height] = [d - c, b - a];
+  canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), d - c, b - a), 0, 0);
+  return true;
+}
+
 // A head as a sheet.
 export function sheetOf(head, scale, palette, sides) {
   return {
@@ -71,6 +82,7 @@ export function sheetOf(head, scale, palette, sides) {
     queryPrompt: sides.queries.promptLength, keyPrompt: sides.keys.promptLength,
     paint: (canvas) => paintHead(canvas, head, scale, palette),
     shrink: (canvas, size) => paintThumb(canvas, size, head, scale, palette),
+    refine: head.blocks && (head.exact || head.asked) ? (canvas, window) => paintWindow(canvas, head, scale, palette, window) : null,
   };
 }
 
@@ -79,11 +91,13 @@ export class MatrixView {
     Object.assign(this, { element, palette, hover, choose, move, labels, tallest });
     element.classList.add("plot");
     const canvas = () => make("canvas", { "aria-hidden": "true" });
-    [this.rowLabels, this.keyLabels, this.canvas] = [canvas(), canvas(), canvas()];
+    [this.rowLabels, this.keyLabels, this.canvas, this.fine] = [canvas(), canvas(), canvas(), canvas()];
+    this.fine.className = "fine";
+    this.fine.hidden = true;
     const layer = (name) => make("div", { className: name });
     [this.curtain, this.current, this.cross, this.promptRow, this.promptKey] = ["curtain", "current", "cross", "rule row", "rule column"].map(layer);
     this.curtain.hidden = !curtain;
-    this.cells = make("div", { className: "cells", role: "img", tabIndex: choose ? 0 : -1 }, this.canvas, this.promptRow, this.promptKey, this.curtain, this.current, this.cross);
+    this.cells = make("div", { className: "cells", role: "img", tabIndex: choose ? 0 : -1 }, this.canvas, this.fine, this.promptRow, this.promptKey, this.curtain, this.current, this.cross);
     [this.rowChip, this.keyChip] = [make("bdi", { className: "chip" }), make("bdi", { className: "chip soft" })];
     for (const part of [this.current, this.cross, this.rowChip, this.keyChip, this.promptRow, this.promptKey]) part.hidden = true;
     element.append(...(labels ? [this.rowLabels] : []), this.cells, ...(labels ? [this.keyLabels, this.rowChip, this.keyChip] : []));
@@ -149,6 +163,15 @@ export class MatrixView {
     if (small) sheet.shrink(this.canvas, Math.max(1, Math.floor(Math.max(this.width, this.height) * devicePixelRatio)));
     else sheet.paint(this.canvas);
     this.canvas.style.imageRendering = !sheet.shrink && this.cellWidth * devicePixelRatio < 0.9 ? "auto" : "pixelated";
+    this.refine();
+  }
+
+  // Close enough, a picture of blocks gives way to one of cells, as soon as their numbers are here.
+  refine() {
+    const window = [this.q0, this.q1, this.k0, this.k1];
+    const near = this.q1 - this.q0 <= FINE && this.k1 - this.k0 <= FINE;
+    this.refined = Boolean(near && this.sheet?.refine?.(this.fine, window));
+    this.fine.hidden = !this.refined;
   }
 
   // Sizes in CSS pixels: square cells where there are as many rows as columns.
@@ -176,6 +199,7 @@ export class MatrixView {
     this.element.style.height = `${this.height + this.foot + top}px`;
     place(this.cells, { left: this.left, top, width: this.width, height: this.height });
     place(this.canvas, { left: -this.k0 * this.cellWidth, top: (sheet.start - this.q0) * this.cellHeight, width: sheet.keys * this.cellWidth, height: (sheet.stop - sheet.start) * this.cellHeight });
+    place(this.fine, { left: 0, top: 0, width: this.width, height: this.height });
     this.paint();
     const at = sheet.queryPrompt;
     this.promptRow.hidden = !(at > this.q0 && at < this.q1);
@@ -284,9 +308,10 @@ export class MatrixView {
 
   // The part of the painted matrix that is in sight, up to a row.
   crop(last) {
-    const { canvas, sheet } = this;
-    const [wide, tall] = [canvas.width / sheet.keys, canvas.height / (sheet.stop - sheet.start)];
-    const [x, y, width, height] = [this.k0 * wide, (this.q0 - sheet.start) * tall, (this.k1 - this.k0) * wide, (last - this.q0) * tall];
+    const { sheet, refined } = this;
+    const canvas = refined ? this.fine : this.canvas;
+    const [wide, tall] = refined ? [1, 1] : [canvas.width / sheet.keys, canvas.height / (sheet.stop - sheet.start)];
+    const [x, y, width, height] = [refined ? 0 : this.k0 * wide, refined ? 0 : (this.q0 - sheet.start) * tall, (this.k1 - this.k0) * wide, (last - this.q0) * tall];
     const copy = make("canvas", { width: Math.max(1, Math.round(width)), height: Math.max(1, Math.round(height)) });
     copy.getContext("2d").drawImage(canvas, x, y, width, height, 0, 0, copy.width, copy.height);
     return copy;

@@ -34,6 +34,7 @@ export class ModelTab {
       const sign = [app.trace, app.v.kind, app.palette, app.v.first];
       if (!this.sign || sign.some((part, at) => part !== this.sign[at])) { this.sign = sign; this.fill(); }
       this.paintNew();
+      app.readAll();
       this.matrix.palette = app.palette;
       this.matrix.show(sheetOf(app.head, app.scale, app.palette, app.sides), app.zoom);
       this.chosenTitle.textContent = `${app.layerName}, ${app.head.name}`;
@@ -44,7 +45,12 @@ export class ModelTab {
       button.tabIndex = chosen ? 0 : -1;
       button.setAttribute("aria-pressed", chosen && app.head.head !== "mean");
     }
+    if (changed.has("numbers")) this.matrix.refine();
     this.matrix.step(app.v.step);
+  }
+
+  get refined() {
+    return this.matrix.refined;
   }
 
   fill() {

@@ -48,13 +48,15 @@ export class NeuronTab {
 
   show() {
     const { app } = this;
-    this.exact = app.head.exact;
+    this.exact = app.store.vectors(app.head);
     this.count = app.head.width(app.v.step);
     this.title.textContent = `${app.layerName}, ${app.head.name}: query × key`;
     const usable = this.exact && this.exact.dim > 0;
     for (const part of [this.scroll, this.identity, this.note]) part.hidden = !usable;
     this.missing.hidden = usable;
     if (!usable) return this.explain();
+    this.ready = this.exact.has?.(app.v.step) ?? true;
+    if (!this.ready) return;
     this.most = { q: this.largest([this.exact.query(app.v.step)]) };
     const keys = Array.from({ length: this.count }, (_, key) => this.exact.key(key));
     this.most.k = this.largest(keys);
@@ -73,7 +75,8 @@ export class NeuronTab {
     const known = app.trace.layers.flatMap((layer) => Object.keys(layer.exact).map((head) => `layer ${layer.index} head ${head}`));
     const name = app.head.head === "mean" ? 0 : app.head.head;
     const kind = app.v.kind === "self" ? "" : `, "${app.v.kind}"`;
-    const words = app.head.exact ? "Of this layer only its scores were seen, no queries and keys." : `Queries and keys travel only for the heads that exact= names. Make the page with gentrace.explore(trace, exact=[(${app.layer.index}, ${name}${kind})]) to see this head here.`;
+    const words = !app.layer.dim ? "Of this layer only its scores were seen, no queries and keys." : `Queries and keys travel only for the heads that exact= names. Make the page with gentrace.explore(trace, exact=[(${app.layer.index}, ${name}${kind})]) to see this head here.`;
+    if (app.store.link && app.layer.dim) return this.missing.replaceChildren("A mean has no queries and keys of its own: choose one head.");
     this.missing.replaceChildren(make("span", {}, words), make("br"), known.length ? "In this page: " : "");
     for (const layer of app.trace.layers) {
       for (const head of Object.keys(layer.exact)) {
@@ -112,12 +115,12 @@ export class NeuronTab {
   }
 
   paint() {
-    if (this.exact?.dim) this.scroller.paint();
+    if (this.exact?.dim && this.ready) this.scroller.paint();
   }
 
   draw(pen, { width, first, last, top }) {
     const { app, exact } = this;
-    if (!exact) return;
+    if (!exact || !this.ready) return;
     const { theme } = app.palette;
     const { queries, keys } = app.sides;
     const query = app.v.step;
@@ -163,6 +166,7 @@ export class NeuronTab {
   describe() {
     const { app } = this;
     if (!this.exact?.dim) return "Queries and keys of this head did not travel";
+    if (!this.ready) return "Queries and keys of this head are on their way";
     const { queries, keys } = app.sides;
     const { scores, weights } = this.exact.row(app.v.step);
     return `Token ${app.v.step}: ${queries.labels[app.v.step]} looks at ${keys.labels[this.key]}: dot product ${showNumber(this.exact.dot(app.v.step, this.key), 3)}, score ${showNumber(scores[this.key], 3)}, weight ${app.words(weights[this.key], true)}`;
@@ -175,7 +179,7 @@ export class NeuronTab {
   }
 
   picture() {
-    if (!this.exact?.dim) return null;
+    if (!this.exact?.dim || !this.ready) return null;
     const { app, scroller } = this;
     const first = Math.floor(scroller.element.scrollTop / ROW);
     const last = Math.min(this.count, first + Math.ceil(scroller.element.clientHeight / ROW));

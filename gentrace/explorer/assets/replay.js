@@ -1,6 +1,8 @@
 // Replay: the text so far with what the current token looks at painted behind it, what may come next, and the matrix
 // uncovered row by row.
 
+import { fillAlternatives } from "./alternatives.js";
+import { BeamsView } from "./beams.js";
 import { ASIDE, css, mixed, showNumber, showPercent } from "./colour.js";
 import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
 import { make } from "./pen.js";
@@ -16,7 +18,7 @@ export class ReplayTab {
     this.source = make("div", { className: "running source", tabIndex: 0, role: "group", "aria-label": "Source text; background: what the current token looks at" });
     this.text = make("div", { className: "running", tabIndex: 0, role: "group", "aria-label": "Text so far; background: what the current token looks at; underline: probability" });
     this.swatches = [make("span", { className: "swatch" }), make("span", { className: "swatch" })];
-    const key = make("p", { className: "key" }, this.swatches[0], "background: the current token’s attention", make("span", { className: "gap" }), this.swatches[1], "underline: probability, surprising to expected");
+    const key = make("p", { className: "key" }, this.swatches[0], "background: the current token’s attention", make("span", { className: "gap" }), this.swatches[1], "underline: probability, surprising to expected", this.ghostKey = make("span", {}, make("span", { className: "gap" }), make("s", { className: "ghost" }, "struck through"), ": drafted and rejected"));
     this.chosen = make("bdi", { className: "chosen-token" });
     this.numbers = make("span", { className: "numbers" });
     this.bars = make("div", { className: "alternatives", role: "list", "aria-label": "Most likely next tokens" });
@@ -30,6 +32,8 @@ export class ReplayTab {
       card("next", "What comes next", make("p", { className: "chosen" }, this.chosen, this.numbers), this.bars, this.barsKey = make("p", { className: "key" })),
       make("section", { className: "card matrix" }, this.matrixTitle, this.strip, plot, make("p", { className: "key" }, this.low, this.ramp, this.high, this.note)),
     );
+    this.beams = new BeamsView(app);
+    panel.append(this.beams.element);
     const choose = (position) => app.step(position);
     const hover = (event, key) => app.hoverKey(event, key);
     this.running = new TextView(this.text, { choose, hover: (event, at) => app.v.kind === "self" && hover(event, at) });
@@ -58,7 +62,6 @@ export class ReplayTab {
       this.fillStrip();
       this.matrix.palette = app.palette;
       this.matrix.show(sheetOf(app.head, app.scale, app.palette, app.sides), app.zoom);
-      this.matrixTitle.textContent = `${app.layerName}, ${app.head.name} · ${app.precision()}`;
       this.ramp.style.background = app.palette.gradient(app.palette.theme.attention);
       this.swatches[0].style.background = this.ramp.style.background;
       this.swatches[1].style.background = app.palette.gradient(app.palette.theme.probability);
@@ -66,8 +69,17 @@ export class ReplayTab {
       this.high.textContent = app.scale.high >= 0.995 ? "1.0" : app.scale.high.toPrecision(2);
       this.note.textContent = ` ${app.scale.note()}.`;
       this.underline();
+      this.ghostKey.hidden = !this.running.tokens.drafts?.length;
     }
+    if (changed.has("numbers")) this.matrix.refine();
+    const title = `${app.layerName}, ${app.head.name} · ${app.precision()}`;
+    if (this.matrixTitle.textContent !== title) this.matrixTitle.textContent = title;
     this.step();
+    this.beams.show();
+  }
+
+  get refined() {
+    return this.matrix.refined;
   }
 
   underline() {
@@ -114,17 +126,18 @@ export class ReplayTab {
     const { step, kind } = app.v;
     const width = app.row();
     const painted = kind === "self" ? this.running : this.foreign;
+    const skip = app.rowExact ? Math.min(1, app.scale.skip) : app.scale.skip;
     let strongest = -1;
     // Only what is or was in sight: tokens to come have no colour to lose.
     const stop = Math.min(painted.parts.length, Math.max(width, painted.reached));
     painted.reached = width;
     for (let key = 0; key < stop; key++) {
-      const level = key < width ? app.scale.level(app.values[key], key) : 0;
+      const level = key < width ? app.scale.level(app.values[key], key, app.rowExact) : 0;
       // Coarse levels, so that a step touches only the words whose colour visibly changes.
       const coarse = level < 8 ? 0 : level & ~7;
       if (level === ASIDE) painted.paint(key, "aside", "");
       else painted.paint(key, coarse > 0 ? app.palette.background[coarse] : "", coarse > 0 ? app.palette.ink[coarse] : "");
-      if (key < width && key >= app.scale.skip && (strongest < 0 || app.values[key] > app.values[strongest])) strongest = key;
+      if (key < width && key >= skip && (strongest < 0 || app.values[key] > app.values[strongest])) strongest = key;
     }
     if (strongest >= 0 && !(app.values[strongest] > 0)) strongest = -1;
     if (kind !== "encoder") {
@@ -152,7 +165,7 @@ export class ReplayTab {
     if (rank !== null) words.push(rank === 0 ? "its first choice" : `its choice no. ${rank + 1}`);
     if (logprob !== null) words.push(`${showNumber(logprob, 2)} nats`);
     this.numbers.textContent = words.join(" · ");
-    app.alternatives(this.bars, tokens, known ? position : -1);
+    fillAlternatives(this.bars, tokens, known ? position : -1);
     const both = known && tokens.alternatives[position].some((one) => one[2] !== null);
     const note = `Upper bar: the model’s own probability, in orange for the token that came.${both ? " Lower bar: as really sampled from." : ""}`;
     if (this.barsKey.textContent !== note) this.barsKey.textContent = note;
@@ -174,6 +187,7 @@ export class ReplayTab {
 
   resize() {
     this.matrix.resize();
+    this.beams.show();
   }
 
   picture() {

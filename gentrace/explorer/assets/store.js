@@ -1,6 +1,9 @@
-// What the page carries: read once, each layer inflated when it is first needed.
+// What the page carries: read once, each layer inflated when it is first needed. A page with a link carries no numbers and
+// asks for them.
 
+import { Asked, AskedVectors, Windows } from "./asked.js";
 import { Blocks, Codes, Exact, Head, Mean, setScale } from "./cells.js";
+import { linkTo } from "./link.js";
 
 const TOGETHER = 4; // layers inflated at a time
 
@@ -21,12 +24,22 @@ async function inflate(part) {
   return new Response(stream).arrayBuffer();
 }
 
+// Heads in the order in which their bytes come: whole ones first.
+function inOrder(layer) {
+  return [true, false].flatMap((whole) => layer.heads.filter((head) => layer.whole.includes(head) === whole));
+}
+
 export class Store {
-  constructor() {
+  // arrived: called when numbers that were looked for have come.
+  constructor(arrived) {
     const element = document.getElementById("payload");
     Object.assign(this, JSON.parse(element.textContent));
     element.remove();
     setScale(this.low);
+    this.link = linkTo(this.link);
+    this.arrived = arrived;
+    this.windows = this.link && new Windows(this.link, arrived);
+    this.neurons = new Map();
     this.loaded = new Map();
     this.waiting = new Map();
   }
@@ -61,7 +74,7 @@ export class Store {
 
   async read(layer) {
     const names = Object.keys(layer.exact);
-    const [codes, ...vectors] = await Promise.all([layer.part, ...names.map((name) => layer.exact[name])].map(inflate));
+    const [codes, ...vectors] = await Promise.all([this.link ? this.askCodes(layer) : inflate(layer.part), ...names.map((name) => inflate(layer.exact[name]))]);
     const exact = new Map(names.map((name, at) => [Number(name), new Exact(vectors[at], layer, Number(name))]));
     const found = new Map();
     const [start, stop] = layer.queries;
@@ -72,23 +85,40 @@ export class Store {
       at += size;
       return taken;
     };
-    for (const head of layer.heads.filter((one) => layer.whole.includes(one))) {
-      found.set(head, { whole: take(start, stop, layer.keys, layer.causal) });
+    for (const head of inOrder(layer)) {
+      if (layer.whole.includes(head)) found.set(head, { whole: take(start, stop, layer.keys, layer.causal) });
+      else {
+        const [rows, columns] = [layer.queryEdges.length - 1, layer.keyEdges.length - 1];
+        found.set(head, { blocks: new Blocks(take(0, rows, columns, layer.square), layer.queryEdges, layer.keyEdges) });
+      }
     }
-    for (const head of layer.heads.filter((one) => !layer.whole.includes(one))) {
-      const [rows, columns] = [layer.queryEdges.length - 1, layer.keyEdges.length - 1];
-      found.set(head, { blocks: new Blocks(take(0, rows, columns, layer.square), layer.queryEdges, layer.keyEdges) });
-    }
-    const heads = new Map(layer.heads.map((head) => [head, new Head(layer, head, { ...found.get(head), exact: exact.get(head) })]));
+    const heads = new Map(layer.heads.map((head) => [head, new Head(layer, head, { ...found.get(head), exact: exact.get(head), asked: this.askable(layer, head) })]));
     this.loaded.set(layer, heads);
     return heads;
+  }
+
+  // The same bytes as a part has, head by head.
+  async askCodes(layer) {
+    const parts = await Promise.all(inOrder(layer).map((head) => this.link.ask({ what: "codes", part: layer.part, head })));
+    return new Blob(parts).arrayBuffer();
+  }
+
+  askable(layer, head) {
+    return this.windows && new Asked(this.windows, layer, head);
+  }
+
+  // Queries and keys of a head, which may still be on their way; null if nobody knows them.
+  vectors(head) {
+    if (head.exact || !this.link || !head.layer.dim || head.head === "mean") return head.exact;
+    if (!this.neurons.has(head)) this.neurons.set(head, new AskedVectors(this.link, head.asked, this.arrived));
+    return this.neurons.get(head);
   }
 
   // A head of a layer that has been read; "mean" is their mean.
   head(layer, head) {
     const heads = this.loaded.get(layer);
     if (head !== "mean") return heads.get(head) ?? heads.get(layer.heads[0]);
-    if (!heads.has("mean")) heads.set("mean", new Mean(layer, [...heads.values()]));
+    if (!heads.has("mean")) heads.set("mean", new Mean(layer, [...heads.values()], this.askable(layer, "mean")));
     return heads.get("mean");
   }
 

@@ -1,5 +1,6 @@
 // Text as a row of tokens, each painted on its own. Token text enters through text nodes only.
 
+import { showPercent } from "./colour.js";
 import { make } from "./pen.js";
 
 export class TextView {
@@ -24,7 +25,11 @@ export class TextView {
       const inner = make("span", { className: position < tokens.promptLength ? "token prompt" : "token", ...dress(position) });
       inner.textContent = text.slice(lead.length);
       inner.dataset.position = position;
-      return { outer: make("span", {}, lead, inner), inner, background: "", line: "" };
+      const ghosts = (tokens.drafts ?? []).filter((draft) => draft.position === position).map((draft) => {
+        const words = `${draft.label}: drafted here and rejected, probability ${draft.logprob === null ? "unknown" : showPercent(Math.exp(draft.logprob))}`;
+        return make("s", { className: "ghost", title: words, "aria-label": words }, draft.running);
+      });
+      return { outer: make("span", {}, ...ghosts, lead, inner), inner, background: "", line: "" };
     });
     this.element.replaceChildren(...this.parts.map((part) => part.outer));
     this.shown = this.parts.length;

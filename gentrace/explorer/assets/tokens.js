@@ -1,5 +1,6 @@
 // Tokens: the text itself, coloured by how probable the model found it, with what it would rather have written.
 
+import { fillAlternatives } from "./alternatives.js";
 import { css, inkOn, mixed, showNumber, showPercent } from "./colour.js";
 import { CanvasPen, make } from "./pen.js";
 import { TextView } from "./text.js";
@@ -97,7 +98,7 @@ export class TokensTab {
       entropy: [theme.surprise, "0 ", " 6 nats and more"], rank: [theme.surprise, "first choice ", " its 1,000th and beyond"],
     }[app.v.colour];
     this.ramp.style.background = app.palette.gradient(stops);
-    [this.low.textContent, this.high.textContent] = [low, `${high}; tokens without colour were not predicted`];
+    [this.low.textContent, this.high.textContent] = [low, `${high}; tokens without colour were not predicted${tokens.drafts?.length ? "; struck through: drafted and rejected" : ""}`];
     view.mark("query", this.pinned);
     this.roam(this.pinned, false);
     this.detail(this.pinned);
@@ -124,7 +125,7 @@ export class TokensTab {
       ["rank", known(rank[at], (value) => `${value + 1}`)],
     ];
     this.numbers.replaceChildren(...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
-    this.app.alternatives(this.bars, this.tokens, at);
+    fillAlternatives(this.bars, this.tokens, at);
     this.detailed = at;
     this.paint();
   }

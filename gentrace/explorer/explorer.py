@@ -1,40 +1,59 @@
-"""Putting the page together, and the value that a notebook shows.
-
-Token text is untrusted. It enters as JSON in which no ``<`` is left and reaches the document as text nodes only; the
-security policy allows one script and one style sheet, each named by its hash, and no network at all.
-"""
+"""From traces to a page, and the value that a notebook shows."""
 
 import html
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from string import Template
+from typing import TYPE_CHECKING, Any
 
-from gentrace.errors import ViewError
-from gentrace.explorer.bundle import asset, script
+from gentrace.errors import ViewBudgetError, ViewError
+from gentrace.explorer.answers import Answers
+from gentrace.explorer.assemble import assemble
 from gentrace.explorer.payload import payload
-from gentrace.explorer.plan import BUDGET, Head, plan
+from gentrace.explorer.plan import BUDGET, Head, LayerPlan, plan, plan_asked
 from gentrace.trace.trace import Trace
-from gentrace.views import theme
-from gentrace.views.inlined import policy_hash, script_json
 from gentrace.views.timeline import model_name
+
+if TYPE_CHECKING:
+    from gentrace.explorer.widget import ExplorerWidget
 
 FRAME = 780
 """Pixels that a notebook gives the page."""
+PAYLOAD = 8_000_000
+"""Bytes of one output that every notebook shows."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explorer:
-    """A finished page. It shows itself in a notebook; `write_html` makes a file of it."""
+    """A page. It shows itself in a notebook; `write_html` makes a file of it."""
 
     title: str
     """What stands in the browser's title bar."""
-    html: str
-    """The whole page."""
+    make: Callable[[], str]
+    """Makes the whole page; called once, when it is first needed."""
+    make_widget: Callable[[], "ExplorerWidget"]
+    """Makes the widget; called once, when it is first needed."""
+
+    @cached_property
+    def html(self) -> str:
+        """The whole page."""
+        return self.make()
+
+    @cached_property
+    def widget(self) -> "ExplorerWidget":
+        """The page as an anywidget, whose numbers come from the kernel when they are looked at.
+
+        Raises:
+            ImportError: If anywidget is not installed.
+            ViewBudgetError: If the texts alone are more than a notebook takes.
+        """
+        return self.make_widget()
 
     def __repr__(self) -> str:
-        return f"<Explorer of {self.title}: {len(self.html) / 1e6:.1f} MB>"
+        return f"<Explorer of {self.title}>"
 
     def write_html(self, path: str | PathLike[str]) -> Path:
         """Write the page to a file, which needs nothing beside it.
@@ -46,11 +65,26 @@ class Explorer:
         written.write_text(self.html, "utf-8")
         return written
 
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """What Jupyter asks for first: the widget where it can be had; None leaves it to HTML."""
+        if find_spec("anywidget") is None:
+            return None
+        return self.widget._repr_mimebundle_(**options)
+
     def _repr_html_(self) -> str:
         # A frame of its own keeps the notebook's styles out, and the page's script without rights over the notebook.
-        return (
+        shown = (
             f'<iframe title="{html.escape(self.title)}" sandbox="allow-scripts allow-downloads allow-modals" '
             f'style="width:100%;height:{FRAME}px;border:0" srcdoc="{html.escape(self.html)}"></iframe>'
+        )
+        size = len(shown.encode())
+        if size <= PAYLOAD:
+            return shown
+        return (
+            f"<p>This page takes {size / 1e6:.1f} MB, and notebooks show {PAYLOAD / 1e6:.0f} MB at most. "
+            "Make it smaller with <code>max_bytes=</code>, <code>layers=</code>, <code>heads=</code> or "
+            "<code>rows=</code>; or install <code>anywidget</code>, which fetches what is looked at; or open a file "
+            "of it: <code>.write_html(&quot;page.html&quot;)</code>.</p>"
         )
 
     def _mime_(self) -> tuple[str, str]:
@@ -66,7 +100,7 @@ def explore(
     layers: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     rows: tuple[int, int] | None = None,
-    exact: Sequence[Head] = (),
+    exact: Sequence[Head] | None = None,
     pool: int | None = None,
     max_bytes: int = BUDGET,
 ) -> Explorer:
@@ -83,7 +117,8 @@ def explore(
         layers: Layer numbers; None for all recorded.
         heads: Query heads of each of these layers; None for all.
         rows: First query row and one past the last, of the text; None for all.
-        exact: Heads as (layer, head), with "cross" or "encoder" as a third word where that is meant.
+        exact: Heads as (layer, head), with "cross" or "encoder" as a third word where that is meant; None for
+            the first head of the layer that is shown first, if it fits.
         pool: If not all cells fit, blocks along each side of the matrices that are made small by keeping the largest
             weight of each block; None for as many as fit, 0 to raise an error instead. The last layer of the first
             trace, which is shown first, and exact heads stay whole as far as they fit.
@@ -96,17 +131,34 @@ def explore(
         ViewError: If a trace has no such layer, head or row.
         ViewBudgetError: If the page would be too big; raised before anything of that size is allocated.
     """
-    named = _named(traces)
+    named = name_traces(traces)
     plans = plan(named, layers, heads, rows, exact, pool, max_bytes)
     heading = title or ", ".join(dict.fromkeys(model_name(trace) for trace in named.values()))
-    data, parts = payload(named, plans, heading)
-    explorer = Explorer(heading, _assemble(heading, data, parts))
+
+    def widget() -> "ExplorerWidget":
+        return _widget(named, heading, plan_asked(named, layers, heads, rows))
+
+    explorer = Explorer(heading, lambda: assemble(heading, *payload(named, plans, heading)), widget)
     if path is not None:
         explorer.write_html(path)
     return explorer
 
 
-def _named(traces: Trace | Sequence[Trace] | Mapping[str, Trace]) -> dict[str, Trace]:
+def _widget(named: Mapping[str, Trace], title: str, plans: Sequence[LayerPlan]) -> "ExplorerWidget":
+    from gentrace.explorer.widget import ExplorerWidget
+
+    page = assemble(title, payload(named, plans, title, {"kind": "kernel"})[0])
+    if len(page.encode()) > PAYLOAD:
+        raise ViewBudgetError(
+            "showing traces in a notebook",
+            f"their texts take {len(page.encode()) / 1e6:.1f} MB; notebooks take {PAYLOAD / 1e6:.0f} MB",
+            "choose fewer rows with rows=(start, stop), fewer traces, or write_html(path)",
+        )
+    return ExplorerWidget(title, page, FRAME, Answers(named, plans))
+
+
+def name_traces(traces: Trace | Sequence[Trace] | Mapping[str, Trace]) -> dict[str, Trace]:
+    """Traces by the name that a page gives them."""
     if isinstance(traces, Trace):
         traces = [traces]
     if not traces:
@@ -118,31 +170,3 @@ def _named(traces: Trace | Sequence[Trace] | Mapping[str, Trace]) -> dict[str, T
         f"{place + 1} · {model_name(trace)}" if several else model_name(trace): trace
         for place, trace in enumerate(traces)
     }
-
-
-def _style() -> str:
-    """The style sheet, with both themes' colours in front."""
-    rules = [f":root{{--sans:{theme.SANS};--serif:{theme.SERIF};--mono:{theme.MONO};}}"]
-    for name, colours in (("light", theme.LIGHT), ("dark", theme.DARK)):
-        plain = {key: value for key, value in asdict(colours).items() if isinstance(value, str)}
-        settings = "".join(f"--{key}:{value};" for key, value in plain.items()) + f"color-scheme:{name};"
-        rules.append(f':root[data-theme="{name}"]{{{settings}}}')
-        rules.append(f"@media (prefers-color-scheme:{name}){{:root:not([data-theme]){{{settings}}}}}")
-    return "\n".join([*rules, asset("page.css"), asset("tabs.css")])
-
-
-def _assemble(title: str, data: object, parts: Sequence[str]) -> str:
-    style, code = _style(), script()
-    policy = (
-        f"default-src 'none'; script-src {policy_hash(code)}; style-src {policy_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    packed = (f'<script type="application/octet-stream" id="part-{n}">{part}</script>' for n, part in enumerate(parts))
-    return Template(asset("page.template")).substitute(
-        policy=policy,
-        title=html.escape(title),
-        style=style,
-        payload=script_json(data),
-        parts="\n".join(packed),
-        script=code,
-    )

@@ -1,0 +1,52 @@
+"""Putting the page together.
+
+Token text is untrusted. It enters as JSON in which no ``<`` is left and reaches the document as text nodes only; the
+security policy allows one script and one style sheet, each named by its hash, and no network at all, but for a page
+that is served: that one may ask the place it comes from.
+"""
+
+import html
+from collections.abc import Sequence
+from dataclasses import asdict
+from string import Template
+
+from gentrace.explorer.bundle import asset, script
+from gentrace.views import theme
+from gentrace.views.inlined import policy_hash, script_json
+
+
+def page_style() -> str:
+    """The page's style sheet, with both themes' colours in front."""
+    rules = [f":root{{--sans:{theme.SANS};--serif:{theme.SERIF};--mono:{theme.MONO};}}"]
+    for name, colours in (("light", theme.LIGHT), ("dark", theme.DARK)):
+        plain = {key: value for key, value in asdict(colours).items() if isinstance(value, str)}
+        settings = "".join(f"--{key}:{value};" for key, value in plain.items()) + f"color-scheme:{name};"
+        rules.append(f':root[data-theme="{name}"]{{{settings}}}')
+        rules.append(f"@media (prefers-color-scheme:{name}){{:root:not([data-theme]){{{settings}}}}}")
+    return "\n".join([*rules, asset("page.css"), asset("tabs.css")])
+
+
+def assemble(title: str, data: object, parts: Sequence[str] = (), *, served: bool = False) -> str:
+    """The whole page.
+
+    Args:
+        title: What stands in the browser's title bar.
+        data: What `gentrace.explorer.payload.payload` made.
+        parts: The packed parts that go with it.
+        served: Whether the page may ask the server that it comes from, and nobody else.
+    """
+    style, code = page_style(), script()
+    asks = " connect-src 'self';" if served else ""
+    policy = (
+        f"default-src 'none'; script-src {policy_hash(code)}; style-src {policy_hash(style)};{asks} img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    packed = (f'<script type="application/octet-stream" id="part-{n}">{part}</script>' for n, part in enumerate(parts))
+    return Template(asset("page.template")).substitute(
+        policy=policy,
+        title=html.escape(title),
+        style=style,
+        payload=script_json(data),
+        parts="\n".join(packed),
+        script=code,
+    )

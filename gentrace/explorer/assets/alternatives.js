@@ -1,0 +1,25 @@
+// What could have come at a position instead.
+
+import { showPercent } from "./colour.js";
+import { make } from "./pen.js";
+
+// Rows of what was likely at a position, best first; the one that came is marked.
+export function fillAlternatives(element, tokens, position) {
+  const rows = position >= 0 ? tokens.alternatives[position] : [];
+  if (element.of !== tokens) element.most = Math.max(1, ...(element.of = tokens).alternatives.map((one) => one.length));
+  while (element.children.length < element.most) {
+    element.append(make("div", { role: "listitem" }, make("bdi"), make("span", { className: "track" }, make("i"), make("i", { className: "sampled" })), make("span"), make("span")));
+  }
+  [...element.children].forEach((row, at) => {
+    const one = rows[at];
+    row.classList.toggle("empty", !one);
+    const [name, track, model, sampled] = row.children;
+    name.textContent = one ? tokens.words[one[0]] : "";
+    model.textContent = one ? showPercent(one[1]) : "";
+    sampled.textContent = one && one[2] !== null ? (one[2] === 0 ? "excluded" : showPercent(one[2])) : "";
+    row.classList.toggle("came", Boolean(one?.[3]));
+    track.children[0].style.transform = `scaleX(${one?.[1] ?? 0})`;
+    track.children[1].style.transform = `scaleX(${one?.[2] ?? 0})`;
+    track.classList.toggle("both", Boolean(one) && one[2] !== null);
+  });
+}

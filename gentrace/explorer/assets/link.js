@@ -1,0 +1,53 @@
+// How a page that carries no numbers asks for them: the server that it came from, or the kernel of the notebook around it.
+
+class ServerLink {
+  constructor(address) {
+    this.address = address;
+    this.name = "the server";
+  }
+
+  async ask(question) {
+    const answer = await fetch(`${this.address}&question=${encodeURIComponent(JSON.stringify(question))}`, { cache: "no-store" })
+      .catch(() => { throw new Error("the server does not answer; start gentrace view again"); });
+    if (!answer.ok) throw new Error(await answer.text());
+    return answer.arrayBuffer();
+  }
+}
+
+class KernelLink {
+  constructor() {
+    this.name = "the kernel";
+    this.waiting = new Map();
+    this.count = 0;
+    this.port = new Promise((found) => {
+      addEventListener("message", (event) => {
+        if (event.source !== parent || !event.ports.length) return;
+        const [port] = event.ports;
+        port.onmessage = ({ data }) => this.answered(data);
+        found(port);
+      });
+    });
+    // The frame around says when it is there; it may also be there already.
+    parent.postMessage("gentrace: ready", "*");
+  }
+
+  async ask(question) {
+    const port = await this.port;
+    const id = ++this.count;
+    return new Promise((done, failed) => {
+      this.waiting.set(id, { done, failed });
+      port.postMessage({ id, question });
+    });
+  }
+
+  answered({ id, bytes, error }) {
+    const { done, failed } = this.waiting.get(id) ?? {};
+    this.waiting.delete(id);
+    if (error) failed?.(new Error(error));
+    else done?.(bytes);
+  }
+}
+
+export function linkTo(link) {
+  return link === null ? null : link.kind === "server" ? new ServerLink(link.address) : new KernelLink();
+}

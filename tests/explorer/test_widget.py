@@ -1,0 +1,122 @@
+"""The notebook widget: its front end in Debian's chromium, answered by the Python class as a kernel would."""
+
+import base64
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gentrace.explorer import explore, explorer
+from gentrace.explorer.bundle import asset
+from gentrace.trace.trace import Trace
+from tests.views.made import HOSTILE, random_trace
+
+WORDS = [*HOSTILE, *(f" word{place}" for place in range(400))]
+ROWS = len(WORDS) - 1
+MODEL = """
+async ([code, traits]) => {
+    const heard = [];
+    window.sent = [];
+    const model = {
+        get: (name) => traits[name],
+        on: (event, done) => { if (event === "msg:custom") heard.push(done); },
+        off: () => {},
+        send: async (content) => {
+            window.sent.push(content);
+            const [reply, bytes] = await kernel(content);
+            // Jupyter hands a view that may lie anywhere in a larger buffer.
+            const raw = Uint8Array.from("???" + atob(bytes ?? ""), (letter) => letter.charCodeAt(0));
+            for (const done of heard) done(reply, bytes === null ? [] : [new DataView(raw.buffer, 3)]);
+        },
+    };
+    const { default: widget } = await import("data:text/javascript;base64," + code);
+    for (const place of ["one", "two"]) {
+        const el = document.createElement("div");
+        document.body.append(el);
+        widget.render({ model, el });
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return random_trace(len(WORDS), 6, heads=2, texts=WORDS, layers=(0, 2), unseen=1)
+
+
+@pytest.fixture(scope="module")
+def shown(browser: Any, trace: Trace) -> Iterator[Any]:
+    widget = explore(trace).widget
+    answers: list[tuple[dict[str, Any], list[bytes]]] = []
+    widget.send = lambda content, buffers=(): answers.append((content, list(buffers)))  # type: ignore[method-assign]
+
+    def kernel(content: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+        widget._handle_custom_msg(content, [])
+        reply, buffers = answers.pop()
+        assert len(buffers) <= 1
+        assert all(len(buffer) < 1_000_000 for buffer in buffers)
+        return reply, base64.b64encode(buffers[0]).decode() if buffers else None
+
+    page = browser.new_page(viewport={"width": 1280, "height": 1700})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.expose_function("kernel", kernel)
+    code = base64.b64encode(asset("widget.mjs").encode()).decode()
+    page.evaluate(MODEL, [code, {name: getattr(widget, name) for name in ("title", "page", "height")}])
+    yield page
+    page.close()
+    assert not complaints, "; ".join(complaints)
+
+
+@pytest.mark.browser
+def test_what_a_notebook_shows_is_the_trace(shown: Any, trace: Trace) -> None:
+    for place in (0, 1):
+        frame = shown.frame_locator("iframe >> nth=" + str(place))
+        frame.locator("body[data-loaded]").wait_for(state="attached", timeout=60_000)
+    frame = shown.frames[1]
+    frame.evaluate("explorer.set({layer: 2, head: 1, step: 300, zoom: '250.350.100.200'})")
+    frame.evaluate("async () => { while (!explorer.tab.refined) await new Promise((done) => setTimeout(done, 20)); }")
+    assert frame.locator("#precision").text_content() == "exact: float32, from the kernel"
+    cells = frame.evaluate(
+        "[[251, 101], [349, 199], [300, 150]].map(([query, key]) =>"
+        " [explorer.head.weight(query, key), explorer.head.score(query, key)])"
+    )
+    weights, scores = trace.attention(2, 1), trace.scores(2, 1)
+    expected = [[float(of[cell]) for of in (weights, scores)] for cell in ((251, 101), (349, 199), (300, 150))]
+    assert cells == expected
+    frame.evaluate("explorer.set({tab: 'neuron', step: 222, key: 9})")
+    frame.locator(".identity dd").first.wait_for(timeout=60_000)
+    dot = frame.locator(".identity dd").first.text_content().replace("−", "-")
+    assert float(dot) == pytest.approx(float(trace.score_terms(2, 1, 222).dot[9]), abs=6e-5)
+
+
+@pytest.mark.browser
+def test_what_cannot_be_answered_is_told(shown: Any) -> None:
+    frame = shown.frames[2]
+    frame.locator("body[data-loaded]").wait_for(state="attached", timeout=60_000)
+    told = frame.evaluate("explorer.store.link.ask({what: 'codes', part: 0, head: 9}).catch((error) => error.message)")
+    assert "the page has heads 0, 1" in told
+
+
+def test_jupyter_gets_the_widget_and_html_where_there_is_none(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = explore(trace)
+    data = shown._repr_mimebundle_()
+    bundle = data[0] if isinstance(data, tuple) else data
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == shown.widget.model_id
+    assert "html" not in vars(shown)
+    monkeypatch.setattr(explorer, "find_spec", lambda name: None)
+    assert shown._repr_mimebundle_() is None
+    assert shown._repr_html_().startswith("<iframe")
+    monkeypatch.setattr(explorer, "PAYLOAD", 50_000)
+    small = shown._repr_html_()
+    assert "<iframe" not in small
+    for knob in ("max_bytes=", "layers=", "heads=", "rows=", "anywidget", "write_html"):
+        assert knob in small
+
+
+def test_making_a_page_does_not_import_anywidget() -> None:
+    code = "import sys, gentrace; gentrace.explore; print('anywidget' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
