@@ -119,10 +119,10 @@ def toy_encoder() -> BertModel:
         for name, place in places.items():
             weight = getattr(model.embeddings, f"{name}_embeddings").weight
             weight.copy_(inputs[place][: len(weight)])
-        for layer, block in enumerate(model.encoder.layer):
-            for projection, wanted in zip(
-                (block.attention.self.query, block.attention.self.key), _projections(layer), strict=True
-            ):
+        blocks: Any = model.encoder.layer
+        for layer, block in enumerate(blocks):
+            inside = block.attention.self
+            for projection, wanted in zip((inside.query, inside.key), _projections(layer), strict=True):
                 matrix, constant = wanted
                 # What attention is given is (ones − mean) / deviation; undo that.
                 projection.weight.copy_(matrix * deviation)
@@ -137,7 +137,8 @@ def _projections(layer: int) -> list[tuple[Tensor, Tensor]]:
     heads = [[_same_word(elsewhere=True), _shifted(-1), _shifted(1), _word("[SEP]")],
              [_sentence(same=True), _sentence(same=False), _same_word(elsewhere=False), _nothing()]][layer]  # fmt: skip
     gain = (SHARP * DIM**0.5) ** 0.5
-    return [tuple(gain * torch.cat([head[side][part] for head in heads]) for part in (0, 1)) for side in (0, 1)]  # type: ignore[misc]
+    sides = [[gain * torch.cat([head[side][part] for head in heads]) for part in (0, 1)] for side in (0, 1)]
+    return [(matrix, constant) for matrix, constant in sides]
 
 
 def _nothing() -> list[list[Tensor]]:

@@ -195,7 +195,7 @@ def read_grid(
     down = -(-len(pairs) // columns)
     side = min(LARGEST, (WIDTH - 8 * columns) / columns, (HIGHEST - NAME * down) / down)
     longest = max(rows, len(key_side.positions))
-    return Grid(panels, columns, crossed, (max(side, 12) / longest,) * 2)
+    return Grid(panels, columns, crossed, (max(side, 12) / longest, max(side, 12) / longest))
 
 
 def _columns(count: int) -> int:

@@ -108,7 +108,8 @@ def head_view(
     first = pair if focus is None else f"query {focus}"
     figures = [_one_layer(each.with_heads(shown), first, colours, menu=len(bundles) > 1) for each in bundles]
     if len(figures) > 1:
-        figures[0].update_layout(updatemenus=[*figures[0].layout.updatemenus, _layer_menu(layers, figures, colours)])
+        layout: Any = figures[0].layout
+        layout.updatemenus = [*layout.updatemenus, _layer_menu(layers, figures, colours)]
     return figures[0]
 
 
@@ -127,7 +128,7 @@ def _layer_menu(layers: Sequence[int], figures: Sequence[go.Figure], colours: th
     timing = {"mode": "immediate", "transition": {"duration": 0}, "frame": {"duration": 0, "redraw": True}}
     buttons: list[dict[str, Any]] = []
     for layer, figure in zip(layers, figures, strict=True):
-        parts = figure.to_dict()
+        parts: Any = figure.to_dict()
         data = [{key: one[key] for key in ("type", *CHANGING) if key in one} for one in parts["data"]]
         layout = parts["layout"]
         change = {"title.text": layout["title"]["text"], "title.subtitle.text": layout["title"]["subtitle"]["text"]}
