@@ -13,14 +13,12 @@ from gentrace.axes import Matrix
 from gentrace.views import theme
 from gentrace.views.figure_image import picture
 from gentrace.views.labels import escape, thinned, tick_texts
-from gentrace.views.look import ABOVE, BELOW, MATRIX_SHARE, Look
+from gentrace.views.look import ABOVE, BELOW, MATRIX_SHARE, NAME, Look
 from gentrace.views.timeline import LOG_FLOOR, Panel, full_colour
 
 NAMES = ("weights", "scores")
 EXACT_CELLS = 65_536
 """Cells of a matrix up to which its numbers are written as bytes."""
-READABLE = 44
-"""Token names that can be read along one side of a matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +88,9 @@ def still_marks(look: Look) -> list[go.Scatter]:
 
 def matrix_moves(look: Look, row: int) -> list[dict[str, Any]]:
     """The curtains and the current row of all panels: what a frame changes, as many traces at every step."""
-    right, edge, bottom = look.seen(row) - 0.5, look.keys - 0.4, look.line.rows.stop - 0.4
-    top = row + 0.5
+    right, top, bottom = look.seen(row) - 0.5, row + 0.5, look.line.rows.stop - 0.4
+    # Up to the next matrix, so that no strip of another colour is left between them.
+    edge = look.keys - 0.4 if look.columns == 1 else look.keys + look.gaps[0] - 0.5
     frame = [-0.5, right, right, -0.5, -0.5], [row - 0.5, row - 0.5, top, top, row - 0.5]
     curtain = [-0.6, edge, edge, -0.6], [top, top, bottom, bottom]
     return [_copies(look, curtain), _copies(look, frame)]
@@ -255,12 +254,11 @@ def _axes(look: Look) -> dict[str, Any]:
     columns = [look.offset(column)[0] for column in range(look.columns)]
     lines = [look.offset(row * look.columns)[1] for row in range(look.grid_rows)]
     sides = (range(look.keys), look.key_labels, columns), (rows, look.line.labels, lines)
-    # A head's name is wide; several heads' names side by side would meet.
-    room = READABLE // look.columns, READABLE // look.grid_rows
+    room = [int(count * pixels / NAME) for count, pixels in zip((look.keys, len(rows)), look.cell, strict=True)]
     shared: dict[str, Any] = {"showgrid": False, "zeroline": False, "ticks": "", "tickmode": "array"}
     layout: dict[str, Any] = {}
     for side, (positions, labels, offsets) in enumerate(sides):
-        few = thinned(positions[0], positions[-1] + 1, max(1, room[side]))
+        few = thinned(positions[0], positions[-1] + 1, room[side])
         low, high = BELOW.keys[side], ABOVE.keys[side]
         layout[low] = shared | {
             "domain": domains[side], "range": ranges[side], "anchor": (BELOW.y, BELOW.x)[side],

@@ -108,9 +108,9 @@ def step_styles(look: Look) -> list[dict[str, Any]]:
     ]
     if not look.line.has_ghosts:
         return [*drawn, *bars, *texts]
-    hollow = {"color": "rgba(0,0,0,0)", "line": {"width": 1, "color": colours.muted}}
+    pale = _fill(theme.mix((colours.card, colours.muted), 0.45))
     ghosts = [
-        bar | {"name": "drafts", "offset": -0.3, "width": 0.6, "marker": hollow},
+        bar | {"name": "drafts", "offset": -0.3, "width": 0.6, "marker": pale},
         words
         | {"name": "draft names", "textposition": "middle left", "textfont": {"size": 12, "color": colours.muted}},
         muted | {"name": "draft numbers", "textfont": {"size": 10, "color": colours.muted}},
@@ -141,7 +141,7 @@ def step_layout(look: Look) -> dict[str, Any]:
             "tickvals": [0, 0.5, 1], "tickformat": ".0%", "showgrid": False, "zeroline": False,
         },
         bars_y: hidden | {
-            "domain": look.domain(look.body_top, look.body_height), "anchor": BARS.x, "range": [0.4 - look.slots, 1.5],
+            "domain": look.domain(look.body_top, look.bars_height), "anchor": BARS.x, "range": [0.4 - look.slots, 1.5],
         },
     }  # fmt: skip
 
@@ -208,19 +208,21 @@ def _ghost_words(look: Look, last: int, ghosts: tuple[Ghost, ...]) -> list[dict[
 
 def _ghost_bars(step: Step) -> list[dict[str, Any]]:
     """Below the alternatives: what was drafted, and the model's probability of it."""
-    ghosts, below = step.ghosts[:MOST_GHOSTS], len(step.alternatives) + 0.4
-    places = [-below - slot for slot in range(len(ghosts))]
-    names = [escape(one.label) for one in ghosts]
-    numbers = [f"{percent(one.probability)} · rejected draft" for one in ghosts]
-    at: list[float] = [_short(one.probability) for one in ghosts]
+    ghosts, heading = step.ghosts[:MOST_GHOSTS], -len(step.alternatives) - 0.3
+    places = [heading - slot for slot in range(1, len(ghosts) + 1)]
     lengths = [_short(one.probability) for one in ghosts]
-    more = len(step.ghosts) - len(ghosts)
-    if more > 0:
-        at, numbers = [*at, 0.0], [*numbers, f"and {more} more rejected with them"]
+    numbers = [percent(one.probability) for one in ghosts]
+    at, levels = lengths, places
+    if ghosts:
+        # The one that came first has the same distribution as the bars above, the others those of a text with it.
+        at, levels, numbers = [0.0, *at], [heading, *levels], ["rejected drafts, one after the other", *numbers]
+    if len(step.ghosts) > len(ghosts):
+        at, levels = [*at, 0.0], [*levels, places[-1] - 1]
+        numbers = [*numbers, f"and {len(step.ghosts) - len(ghosts)} more"]
     return [
         {"type": "bar", "y": places, "x": lengths},
-        {"type": "scatter", "x": [-0.02] * len(names), "y": places, "text": names},
-        {"type": "scatter", "x": at, "y": [-below - slot for slot in range(len(numbers))], "text": numbers},
+        {"type": "scatter", "x": [-0.02] * len(ghosts), "y": places, "text": [escape(one.label) for one in ghosts]},
+        {"type": "scatter", "x": at, "y": levels, "text": numbers},
     ]
 
 

@@ -39,7 +39,9 @@ class Window:
     left: int
     """Position of the leftmost column."""
     position: int
-    """The newest tokens' position; nothing is known of later ones."""
+    """The newest tokens' position."""
+    seen_from: int
+    """Position at which it is looked at: nothing is known of what happens to branches later."""
 
     def column(self, one: Hypothesis) -> int:
         """Column of a hypothesis."""
@@ -49,7 +51,7 @@ class Window:
 def window(tree: Genealogy, root: str, position: int) -> Window:
     """The newest steps as seen after the one that added ``position``."""
     first = tree.positions.start - 1
-    return Window(tree, root, max(first, position - WINDOW + 2), position)
+    return Window(tree, root, max(first, position - WINDOW + 2), position, position)
 
 
 def branches(part: Window, *, scores: bool) -> list[dict[str, Any]]:
@@ -60,8 +62,9 @@ def branches(part: Window, *, scores: bool) -> list[dict[str, Any]]:
         scores: Whether each name has its score below; else only the newest step's have, behind them.
     """
     tree = part.tree
+    # The leftmost column holds the last token before the search, or what is continued by what is shown.
     inside = tree.between(part.left, part.position + 1)
-    states = {index: tree.state(index, part.position) for index in inside}
+    states = {index: tree.state(index, part.seen_from) for index in inside}
     lines = [_lines(part, [index for index in inside if states[index] == state]) for state in STATES]
     names = [_words(part, [i for i in inside if states[i] == state], state, scores=scores) for state in STATES]
     newest = [] if scores else [index for index in inside if tree.hypotheses[index].position == part.position]

@@ -28,8 +28,10 @@ MOST_LINES = 9
 MOST_GHOSTS = 4
 """Rejected drafts of one step that stand beneath its bars; the others are counted."""
 GAP = 44
-SLOT = 19
-"""Pixels that a bar needs at least, so that its name can be read."""
+NAME = 13
+"""Pixels that a name needs at least beside others."""
+SLOTS = (22, 27, 48)
+"""Pixels of an alternative: at least, at least with two bars, and at most."""
 BESIDE, BETWEEN = 14, 24
 """Pixels between matrices side by side, and above each where its name stands."""
 FOOT = 96
@@ -143,14 +145,19 @@ class Look:
     @property
     def slots(self) -> int:
         """Rows of the bars' panel: alternatives, and drafts with a line over them."""
-        ghosts = (min(len(step.ghosts), MOST_GHOSTS + 1) for step in self.line.steps)
-        most = max(ghosts, default=0)
-        return max(6, *(len(step.alternatives) for step in self.line.steps)) + (most + 1 if most else 0)
+        most = max(min(len(step.ghosts), MOST_GHOSTS + 1) for step in self.line.steps)
+        return max(6, *(len(step.alternatives) for step in self.line.steps)) + (most + 2 if most else 0)
 
     @property
     def body_height(self) -> float:
         """Pixels of matrices and bars, which stand side by side."""
-        return max(self.matrix_height, SLOT * (self.slots + 2.5))
+        return max(self.matrix_height, self.bars_height)
+
+    @property
+    def bars_height(self) -> float:
+        """Pixels of the bars: as tall as the matrices, as far as that is readable."""
+        slots = self.slots + 1.5
+        return min(max(self.matrix_height, SLOTS[self.line.has_sampled] * slots), SLOTS[2] * slots)
 
     @property
     def tree_height(self) -> float:

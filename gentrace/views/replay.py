@@ -176,7 +176,8 @@ def _layout(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
         "paper_bgcolor": colours.paper,
         "plot_bgcolor": colours.card,
         "font": {"family": theme.SANS, "color": colours.ink, "size": 12},
-        "title": _title(look, look.what, scales) | {"x": 0.012, "xanchor": "left", "y": 0.985, "yanchor": "top"},
+        "title": _title(look, look.what, scales)
+        | {"x": 0.012, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 16}},
         "showlegend": False,
         "hovermode": "closest",
         "barmode": "overlay",
