@@ -97,8 +97,11 @@ def test_the_bars_of_step_p_come_from_entry_p_plus_1() -> None:
     assert list(chosen.x) == [0.5]
     assert list(raw.x) == [0.25, 0.125]
     assert list(sampled.x) == [pytest.approx(0.6667), pytest.approx(0.3333), 0]
-    assert list(sampled.text)[2] == "excluded"
-    names, headline = list(moving(figure, 6).values())[-2:]
+    names, numbers, headline = list(moving(figure, 6).values())[-3:]
+    # Behind the end of each bar, the model's above the sampled one's.
+    assert list(numbers.text) == ["50.0 %", "25.0 %", "12.5 %", "66.7 %", "33.3 %", "excluded"]
+    assert list(numbers.x) == [0.5, 0.25, 0.125, pytest.approx(0.6667), pytest.approx(0.3333), 0]
+    assert list(numbers.y) == pytest.approx([0.21, -0.79, -1.79, -0.21, -1.21, -2.21])
     assert list(names.text) == ["<b>␣word0</b>", "other1", "other2"]
     assert "␣word6" in headline.text[0]
     assert "50.0 % by the model" in headline.text[1]
