@@ -27,7 +27,7 @@ export class TextView {
       inner.dataset.position = position;
       const ghosts = (tokens.drafts ?? []).filter((draft) => draft.position === position).map((draft) => {
         const words = `${draft.label}: drafted here and rejected, probability ${draft.logprob === null ? "unknown" : showPercent(Math.exp(draft.logprob))}`;
-        return make("s", { className: "ghost", title: words, "aria-label": words }, draft.running);
+        return make("del", { className: "ghost", title: words, "aria-label": words }, draft.running);
       });
       return { outer: make("span", {}, ...ghosts, lead, inner), inner, background: "", line: "" };
     });
