@@ -71,7 +71,8 @@ def beam_tree(trace: Trace, *, positions: tuple[int, int] | None = None, dark: b
         "plot_bgcolor": colours.card,
         "font": {"family": theme.SANS, "color": colours.ink, "size": 12},
         "title": {
-            "text": f"<b>{escape(model_name(trace))}</b><br><span style='font-size:12px'>{legend(tree, colours)}</span>",
+            "text": f"<b>{escape(model_name(trace))}</b><br>"
+            f"<span style='font-size:12px'>{legend(tree, colours)}</span>",
             "font": {"size": 16}, "x": 0, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 16, "l": 20},
         },
         "showlegend": False,
