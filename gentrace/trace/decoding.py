@@ -49,3 +49,6 @@ class Draft:
     """The token decoded on its own."""
     logprob: float
     """Its log-probability under the model, after the drafts before it, in nats."""
+    follows: bool = False
+    """Whether it stood behind another rejected draft, the one before it in the trace, and so after a text that did not
+    come to be."""

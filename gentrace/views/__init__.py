@@ -7,6 +7,7 @@ from gentrace.stitch.rotary import RotaryRule
 from gentrace.views.attention_grid import attention_grid
 from gentrace.views.attention_map import attention_map
 from gentrace.views.attention_table import attention_frame, attention_table
+from gentrace.views.beam_tree import beam_tree
 from gentrace.views.by_step import by_step
 from gentrace.views.cells import mean
 from gentrace.views.compare import compare
@@ -26,6 +27,7 @@ __all__ = [
     "attention_grid",
     "attention_map",
     "attention_table",
+    "beam_tree",
     "by_step",
     "compare",
     "contrast",

@@ -13,12 +13,12 @@ from gentrace.axes import Matrix
 from gentrace.views import theme
 from gentrace.views.figure_image import picture
 from gentrace.views.labels import escape, thinned, tick_texts
-from gentrace.views.look import MATRIX_SHARE, Look
+from gentrace.views.look import ABOVE, BELOW, MATRIX_SHARE, NAME, Look
 from gentrace.views.timeline import LOG_FLOOR, Panel, full_colour
 
 NAMES = ("weights", "scores")
-READABLE = 44
-"""Token names that can be read along one side of a matrix."""
+EXACT_CELLS = 65_536
+"""Cells of a matrix up to which its numbers are written as bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,9 @@ def pictures(look: Look, colours: Mapping[str, Colours]) -> list[dict[str, Any]]
         {
             "source": picture(colours[name].place(_values(panel, name)), colours[name].low, colours[name].high,
                               look.colours.attention),
-            "xref": look.below(place).x, "yref": look.below(place).y, "x": -0.5, "y": rows.start - 0.5,
-            "sizex": rows.stop, "sizey": len(rows), "sizing": "stretch", "layer": "below",
-            "visible": name == look.what,
+            "xref": BELOW.x, "yref": BELOW.y, "x": look.offset(place)[0] - 0.5,
+            "y": look.offset(place)[1] + rows.start - 0.5, "sizex": look.keys, "sizey": len(rows),
+            "sizing": "stretch", "layer": "below", "visible": name == look.what,
         }
         for place, panel in enumerate(look.panels)
         for name in NAMES
@@ -81,70 +81,93 @@ def visibility(look: Look, what: str) -> list[bool]:
 
 
 def still_marks(look: Look) -> list[go.Scatter]:
-    """What lies on the heatmaps and stays: the first key set aside, rows never seen, the end of the prompt."""
-    return [mark for place in range(len(look.panels)) for mark in _still(look, place)]
+    """What lies on the heatmaps and stays: the first key set aside, rows never seen, the end of the prompt, names."""
+    names = [_names(look)] if len(look.panels) > 1 else []
+    return [*(mark for place in range(len(look.panels)) for mark in _still(look, place)), *names]
 
 
 def matrix_moves(look: Look, row: int) -> list[dict[str, Any]]:
-    """The curtain and the current row of every panel: what a frame changes, as many traces at every step."""
-    rows, right = look.line.rows, row + 0.5
-    frame = {"x": [-0.5, right, right, -0.5, -0.5], "y": [row - 0.5, row - 0.5, row + 0.5, row + 0.5, row - 0.5]}
-    edge = rows.stop - 0.4
-    curtain = {"x": [-0.6, edge, edge, -0.6], "y": [row + 0.5, row + 0.5, edge, edge]}
-    return [{"type": "scatter", **move} for _ in look.panels for move in (curtain, frame)]
+    """The curtains and the current row of all panels: what a frame changes, as many traces at every step."""
+    right, top, bottom = look.seen(row) - 0.5, row + 0.5, look.line.rows.stop - 0.4
+    # Up to the next matrix, so that no strip of another colour is left between them.
+    edge = look.keys - 0.4 if look.columns == 1 else look.keys + look.gaps[0] - 0.5
+    frame = [-0.5, right, right, -0.5, -0.5], [row - 0.5, row - 0.5, top, top, row - 0.5]
+    curtain = [-0.6, edge, edge, -0.6], [top, top, bottom, bottom]
+    return [_copies(look, curtain), _copies(look, frame)]
 
 
 def matrix_styles(look: Look) -> list[dict[str, Any]]:
     """How the traces of `matrix_moves` look; said once."""
-    styles = []
-    for place in range(len(look.panels)):
-        axes = look.above(place)
-        shared = {"xaxis": axes.x, "yaxis": axes.y, "mode": "lines", "hoverinfo": "skip"}
-        styles.append(shared | {"fill": "toself", "fillcolor": look.colours.paper, "line": {"width": 0}})
-        styles.append(shared | {"line": {"width": 2, "color": look.colours.accent}})
-    return styles
+    shared = {"xaxis": ABOVE.x, "yaxis": ABOVE.y, "mode": "lines", "hoverinfo": "skip"}
+    return [
+        shared | {"fill": "toself", "fillcolor": look.colours.paper, "line": {"width": 0}},
+        shared | {"line": {"width": 2, "color": look.colours.accent}},
+    ]
 
 
 def matrix_layout(look: Look, colours: Mapping[str, Colours]) -> dict[str, Any]:
     """Axes, colour scales and pictures of all panels."""
-    layout: dict[str, Any] = {
+    return {
         "coloraxis": _colour_axis(look, colours["weights"]),
         "coloraxis2": _colour_axis(look, colours["scores"]),
         "images": pictures(look, colours),
+        **_axes(look),
     }
-    for place in range(len(look.panels)):
-        layout |= _axes(look, place)
-    return layout
 
 
 def scale_note(look: Look, what: str, colours: Mapping[str, Colours]) -> str:
     """One line that says what the colours mean."""
-    aside = "first token set aside (grey)" if look.sink == "mask" else "first token included"
+    whose = "first token" if look.kind == "self" else "the source's first token"
+    aside = f"{whose} set aside (grey)" if look.sink == "mask" else f"{whose} included"
     if what == "scores":
         return f"scores before softmax, linear; {aside}"
     if look.sink == "log":
-        return f"attention weights, logarithmic from {LOG_FLOOR:g} to 1; first token included"
+        return f"attention weights, logarithmic from {LOG_FLOOR:g} to 1; {whose} included"
     return f"attention weights, full colour from {colours[what].high:.2g}; {aside}"
 
 
+def _copies(look: Look, outline: tuple[list[float], list[float]]) -> dict[str, Any]:
+    """One outline on every panel, as one trace with gaps."""
+    across: list[float | None] = []
+    down: list[float | None] = []
+    for place in range(len(look.panels)):
+        x, y = look.offset(place)
+        across += [*(_tidy(x + value) for value in outline[0]), None]
+        down += [*(_tidy(y + value) for value in outline[1]), None]
+    return {"type": "scatter", "x": across[:-1], "y": down[:-1]}
+
+
+def _tidy(value: float) -> float:
+    return round(value, 3)
+
+
 def _heatmap(look: Look, place: int, name: str, colours: Colours) -> dict[str, Any]:
-    panel, axes = look.panels[place], look.below(place)
+    panel, (x, y) = look.panels[place], look.offset(place)
     z = _values(panel, name)
     unit = f"{name[:-1]} %{{z:.3g}}"
     extra: dict[str, Any] = {}
     if colours.log:
-        extra["customdata"] = z.numpy()
+        extra["customdata"] = _numbers(z)
         unit = f"{name[:-1]} %{{customdata:.3g}}"
+    named = f"{panel.title}<br>" if len(look.panels) > 1 else ""
     return extra | {
         "name": f"{panel.title}, {name}",
-        "z": colours.place(z).numpy(),
-        "y0": look.line.rows.start,
-        "xaxis": axes.x,
-        "yaxis": axes.y,
+        "z": _numbers(colours.place(z)),
+        "x0": _tidy(x),
+        "y0": _tidy(y + look.line.rows.start),
+        "xaxis": BELOW.x,
+        "yaxis": BELOW.y,
         "coloraxis": "coloraxis" if name == "weights" else "coloraxis2",
         "hoverongaps": False,
-        "hovertemplate": f"query %{{y}}<br>key %{{x}}<br>{unit}<extra></extra>",
+        "hovertemplate": f"{named}query %{{y}}<br>key %{{x}}<br>{unit}<extra></extra>",
     }
+
+
+def _numbers(values: Matrix) -> Any:
+    """The values as they are; of a large matrix as text with four digits, for Plotly decodes bytes at every step."""
+    if values.numel() <= EXACT_CELLS:
+        return values.numpy()
+    return [[None if value != value else float(f"{value:.4g}") for value in row] for row in values.tolist()]
 
 
 def _values(panel: Panel, name: str) -> Matrix:
@@ -154,15 +177,11 @@ def _values(panel: Panel, name: str) -> Matrix:
 
 
 def _colour_axis(look: Look, colours: Colours) -> dict[str, Any]:
-    bar = {"orientation": "v", "thickness": 9, "outlinewidth": 0, "x": MATRIX_SHARE + 0.005, "xanchor": "left"}
-    bar |= {
-        "y": look.matrix_top,
-        "yanchor": "top",
-        "lenmode": "pixels",
-        "len": 190,
-        "tickfont": {"size": 10},
-        "ypad": 0,
-    }
+    bar = {
+        "orientation": "v", "thickness": 9, "outlinewidth": 0, "x": MATRIX_SHARE + 0.005, "xanchor": "left",
+        "y": 1 - look.body_top / look.height, "yanchor": "top", "lenmode": "pixels",
+        "len": min(190, round(look.matrix_height)), "tickfont": {"size": 10}, "ypad": 0,
+    }  # fmt: skip
     if colours.log:
         ticks = list(range(round(colours.low), 1))
         bar |= {"tickvals": ticks, "ticktext": [f"{10.0**tick:g}" for tick in ticks]}
@@ -171,26 +190,47 @@ def _colour_axis(look: Look, colours: Colours) -> dict[str, Any]:
 
 
 def _still(look: Look, place: int) -> Iterator[go.Scatter]:
-    axes, rows, prompt = look.above(place), look.line.rows, look.line.prompt_length
-    shared: dict[str, Any] = {"xaxis": axes.x, "yaxis": axes.y, "mode": "lines", "hoverinfo": "skip"}
+    (x, y), rows, prompt = look.offset(place), look.line.rows, look.line.prompt_length
+    shared: dict[str, Any] = {"xaxis": ABOVE.x, "yaxis": ABOVE.y, "hoverinfo": "skip"}
     top, edge = rows.start - 0.5, rows.stop - 0.5
-    grey = shared | {"fill": "toself", "fillcolor": look.colours.unseen, "line": {"width": 0}}
-    if look.sink == "mask" and rows.stop > 1:
-        yield go.Scatter(name="first key", x=[-0.5, 0.5, 0.5, -0.5], y=[top, top, edge, edge], **grey)
+    grey = shared | {"mode": "lines", "fill": "toself", "fillcolor": look.colours.unseen, "line": {"width": 0}}
+
+    def at(across: list[float], down: list[float]) -> dict[str, list[float]]:
+        return {"x": [_tidy(x + value) for value in across], "y": [_tidy(y + value) for value in down]}
+
+    if look.sink == "mask" and look.keys > 1:
+        yield go.Scatter(name="first key", **at([-0.5, 0.5, 0.5, -0.5], [top, top, edge, edge]), **grey)
     for start, stop in _unseen_runs(look.panels[place], rows.start):
-        corners = {"x": [-0.5, start + 0.5, stop - 0.5, -0.5], "y": [start - 0.5, start - 0.5, stop - 0.5, stop - 0.5]}
+        right = look.seen(start) - 0.5, look.seen(stop - 1) - 0.5
+        corners = at([-0.5, right[0], right[1], -0.5], [start - 0.5, start - 0.5, stop - 0.5, stop - 0.5])
         yield go.Scatter(name="never seen", **corners, **grey)
         if stop - start < 0.06 * len(rows):
             continue
-        middle = (start + stop - 1) / 2
+        middle = at([0], [(start + stop - 1) / 2])
         yield go.Scatter(
-            name="never seen", x=[0], y=[middle], text=["never seen"], textposition="middle right",
-            **shared | {"mode": "text"},
-        )  # fmt: skip
+            name="never seen", text=["never seen"], textposition="middle right", mode="text", **middle, **shared
+        )
     if rows.start < prompt < rows.stop:
         line = {"width": 1, "dash": "dot", "color": look.colours.muted}
-        at = prompt - 0.5
-        yield go.Scatter(name="end of prompt", x=[-0.5, at, at], y=[at, at, edge], line=line, **shared)
+        end = prompt - 0.5
+        corners = (
+            at([-0.5, end, end], [end, end, edge]) if look.kind == "self" else at([-0.5, look.keys - 0.5], [end] * 2)
+        )
+        yield go.Scatter(name="end of prompt", mode="lines", line=line, **corners, **shared)
+
+
+def _names(look: Look) -> go.Scatter:
+    """What each panel is, over its upper left corner."""
+    layers = len({panel.layer for panel in look.panels})
+    titles = [panel.title if layers > 1 else panel.title.split("· ")[-1] for panel in look.panels]
+    lift = look.gaps[1] * 0.45
+    corners = [look.offset(place) for place in range(len(look.panels))]
+    return go.Scatter(
+        name="names", mode="text", text=[escape(title) for title in titles], textposition="middle right",
+        x=[_tidy(x - 0.5) for x, _ in corners],
+        y=[_tidy(y + look.line.rows.start - 0.5 - lift) for _, y in corners],
+        textfont={"size": 11}, hoverinfo="skip", cliponaxis=False, xaxis=ABOVE.x, yaxis=ABOVE.y,
+    )  # fmt: skip
 
 
 def _unseen_runs(panel: Panel, first: int) -> list[tuple[int, int]]:
@@ -204,48 +244,36 @@ def _unseen_runs(panel: Panel, first: int) -> list[tuple[int, int]]:
     return runs
 
 
-def _axes(look: Look, place: int) -> dict[str, Any]:
-    """Both pairs of axes of one panel."""
-    below, above, line = look.below(place), look.above(place), look.line
-    x_domain, y_domain = _domain(look, place)
-    lowest = place + look.columns >= len(look.panels)
-    ranges = [-0.5, line.rows.stop - 0.5], [line.rows.stop - 0.5, line.rows.start - 0.5]
+def _axes(look: Look) -> dict[str, Any]:
+    """Both pairs of axes of the matrices: their names once for each column and for each row of panels."""
+    rows = look.line.rows
+    last_x, last_y = look.offset(look.columns - 1)[0], look.offset(len(look.panels) - 1)[1]
+    top = rows.start - 0.5 - look.gaps[1]
+    ranges = [-0.5, last_x + look.keys - 0.5], [last_y + rows.stop - 0.5, top]
+    domains = [0, MATRIX_SHARE], look.domain(look.body_top, look.matrix_height)
+    columns = [look.offset(column)[0] for column in range(look.columns)]
+    lines = [look.offset(row * look.columns)[1] for row in range(look.grid_rows)]
+    sides = (range(look.keys), look.key_labels, columns), (rows, look.line.labels, lines)
+    room = [int(count * pixels / NAME) for count, pixels in zip((look.keys, len(rows)), look.cell, strict=True)]
     shared: dict[str, Any] = {"showgrid": False, "zeroline": False, "ticks": "", "tickmode": "array"}
     layout: dict[str, Any] = {}
-    sides = zip(below.keys, above.keys, (x_domain, y_domain), ranges, strict=True)
-    for side, (low, high, domain, limits) in enumerate(sides):
-        positions = list(range(line.rows.stop)) if side == 0 else list(line.rows)
-        named = [f"{position} {line.labels[position]}" for position in positions]
-        anchor = (below.y, below.x)[side]
+    for side, (positions, labels, offsets) in enumerate(sides):
+        few = thinned(positions[0], positions[-1] + 1, room[side])
+        low, high = BELOW.keys[side], ABOVE.keys[side]
         layout[low] = shared | {
-            "domain": domain, "range": limits, "anchor": anchor, "showticklabels": False,
-            "tickvals": positions, "ticktext": tick_texts(named),
+            "domain": domains[side], "range": ranges[side], "anchor": (BELOW.y, BELOW.x)[side],
+            "showticklabels": False, "tickvals": [_tidy(start + at) for start in offsets for at in positions],
+            "ticktext": tick_texts(f"{at} {labels[at]}" for at in positions) * len(offsets),
         }  # fmt: skip
-        few = thinned(positions[0], positions[-1] + 1, READABLE // look.columns)
-        shown = lowest if side == 0 else place % look.columns == 0
         layout[high] = shared | {
-            "overlaying": (below.x, below.y)[side], "anchor": (above.y, above.x)[side],
-            "matches": (below.x, below.y)[side], "range": limits, "showticklabels": shown,
-            "side": ("bottom", "left")[side], "tickvals": few, "tickangle": (-90, 0)[side],
-            "ticktext": tick_texts(_short(line.labels[position]) for position in few), "tickfont": {"size": 10},
+            "overlaying": (BELOW.x, BELOW.y)[side], "anchor": (ABOVE.y, ABOVE.x)[side],
+            "matches": (BELOW.x, BELOW.y)[side], "range": ranges[side],
+            "side": ("bottom", "left")[side], "tickvals": [_tidy(start + at) for start in offsets for at in few],
+            "tickangle": (-90, 0)[side], "ticktext": tick_texts(_short(labels[at]) for at in few) * len(offsets),
+            "tickfont": {"size": 10},
         }  # fmt: skip
-    if len(look.panels) > 1:
-        name = look.panels[place].title.split("· ")[-1]
-        layout[above.keys[0]]["title"] = {"text": escape(name), "font": {"size": 11}, "standoff": 2}
     return layout
 
 
 def _short(text: str) -> str:
     return text if len(text) <= 11 else text[:10] + "…"
-
-
-def _domain(look: Look, place: int) -> tuple[list[float], list[float]]:
-    """Where a panel stands, in parts of the sheet."""
-    grid_rows = -(-len(look.panels) // look.columns)
-    column, row = place % look.columns, place // look.columns
-    wide, tall = MATRIX_SHARE / look.columns, look.matrix_top / grid_rows
-    gap = 0.0 if len(look.panels) == 1 else 0.012
-    return (
-        [column * wide, (column + 1) * wide - gap],
-        [look.matrix_top - (row + 1) * tall + 2.2 * gap, look.matrix_top - row * tall],
-    )

@@ -1,4 +1,8 @@
-"""The words of a replay figure: the text so far, coloured by probability, and the bars of what may come next."""
+"""The words of a replay figure: the text so far, coloured by probability, and the bars of what may come next.
+
+Drafts that were rejected at a step stand behind the text like ghosts, with a line through them, and below the bars with
+the probability that the model gave them.
+"""
 
 from typing import Any
 
@@ -6,8 +10,9 @@ import plotly.graph_objects as go
 
 from gentrace.views import theme
 from gentrace.views.labels import escape
-from gentrace.views.look import BARS_FROM, CHARACTERS, Look, word
-from gentrace.views.timeline import Alternative, Step
+from gentrace.views.labels import width as columns_of
+from gentrace.views.look import BARS, BARS_FROM, CHARACTERS, MOST_GHOSTS, TEXT, Look, word
+from gentrace.views.timeline import Alternative, Ghost, Step
 
 TONES = 8
 """Colours of probability in the text."""
@@ -22,7 +27,7 @@ def text_traces(look: Look) -> list[go.Scatter]:
     """
     line = look.line
     words = [word(look, position) for position in range(len(line.labels))]
-    axes: dict[str, Any] = {"xaxis": look.text.x, "yaxis": look.text.y}
+    axes: dict[str, Any] = {"xaxis": TEXT.x, "yaxis": TEXT.y}
     tones = [None if value is None else min(TONES - 1, int(value * TONES)) for value in line.probabilities]
     traces = []
     for tone in (None, *range(TONES)):
@@ -60,39 +65,57 @@ def step_moves(look: Look, row: int) -> list[dict[str, Any]]:
     """What a frame changes in text and bars, as many traces at every step."""
     step = look.line.steps[row - look.line.rows.start]
     last = row if step.predicts is None else step.predicts
-    return [
-        _curtain(look, last),
-        _box(look, row),
-        _box(look, step.predicts),
-        *_bars(look, step),
-        _names(step),
-        _headline(look, step),
-    ]
+    moves = [_curtain(look, last), _box(look, row), _box(look, step.predicts)]
+    if look.line.has_ghosts:
+        moves += _ghost_words(look, last, step.ghosts)
+    moves += [*_bars(look, step), _names(step), _numbers(look, step), _headline(look, step)]
+    if look.line.has_ghosts:
+        moves += _ghost_bars(step)
+    return moves
 
 
 def step_styles(look: Look) -> list[dict[str, Any]]:
     """How the traces of `step_moves` look; said once."""
-    colours, text, bars = look.colours, look.text, look.bars
-    on_text = {"type": "scatter", "xaxis": text.x, "yaxis": text.y, "mode": "lines", "hoverinfo": "skip"}
-    on_bars = {"xaxis": bars.x, "yaxis": bars.y, "hoverinfo": "skip"}
-    bar = on_bars | {"type": "bar", "orientation": "h", "textposition": "outside", "cliponaxis": False}
-    bar |= {"textfont": {"size": 10, "color": colours.muted}, "textangle": 0, "constraintext": "none"}
-    both = look.line.has_sampled
-    styles = [
-        on_text | {"fill": "toself", "fillcolor": colours.card, "line": {"width": 0}},
-        on_text | {"line": {"width": 2, "color": colours.accent}},
-        on_text | {"line": {"width": 1.2, "color": colours.muted, "dash": "dot"}},
-        bar | {"offset": 0.02 if both else -0.36, "width": 0.38 if both else 0.72, "marker": _fill(colours.raw)},
-        bar | {"offset": 0.02 if both else -0.36, "width": 0.38 if both else 0.72, "marker": _fill(colours.accent)},
+    colours, both = look.colours, look.line.has_sampled
+    on_text = {"type": "scatter", "xaxis": TEXT.x, "yaxis": TEXT.y, "mode": "lines", "hoverinfo": "skip"}
+    on_bars = {"xaxis": BARS.x, "yaxis": BARS.y, "hoverinfo": "skip"}
+    bar = on_bars | {"type": "bar", "orientation": "h"}
+    upper = bar | ({"offset": 0.02, "width": 0.38} if both else {"offset": -0.36, "width": 0.72})
+    words = on_bars | {"type": "scatter", "mode": "text", "cliponaxis": False}
+    muted = words | {"textposition": "middle right"}
+    drawn = [
+        on_text | {"name": "curtain", "fill": "toself", "fillcolor": colours.card, "line": {"width": 0}},
+        on_text | {"name": "looks", "line": {"width": 2, "color": colours.accent}},
+        on_text | {"name": "comes next", "line": {"width": 1.2, "color": colours.muted, "dash": "dot"}},
+    ]
+    if look.line.has_ghosts:
+        font = {"family": theme.MONO, "size": 13.4, "color": colours.muted}
+        ghost = {"mode": "text", "textposition": "middle right", "textfont": font, "hoverinfo": "text"}
+        drawn += [
+            on_text | ghost | {"name": "rejected drafts"},
+            on_text | {"name": "rejected", "line": {"width": 1.2, "color": colours.muted}},
+        ]
+    bars = [
+        upper | {"name": "model", "marker": _fill(colours.raw)},
+        upper | {"name": "chosen", "marker": _fill(colours.accent)},
     ]
     if both:
-        styles.append(bar | {"offset": -0.4, "width": 0.38, "marker": _fill(colours.sampled)})
-    words = on_bars | {"type": "scatter", "mode": "text", "cliponaxis": False}
-    return [
-        *styles,
-        words | {"textposition": "middle left", "textfont": {"size": 12.5}},
-        words | {"textposition": "middle right", "textfont": {"size": 12.5, "color": colours.muted}},
+        bars.append(bar | {"name": "sampled from", "offset": -0.4, "width": 0.38, "marker": _fill(colours.sampled)})
+    texts = [
+        words | {"name": "alternatives", "textposition": "middle left", "textfont": {"size": 12.5}},
+        muted | {"name": "numbers", "textfont": {"size": 10, "color": colours.muted}},
+        muted | {"name": "headline", "textfont": {"size": 12.5, "color": colours.muted}},
     ]
+    if not look.line.has_ghosts:
+        return [*drawn, *bars, *texts]
+    pale = _fill(theme.mix((colours.card, colours.muted), 0.45))
+    ghosts = [
+        bar | {"name": "drafts", "offset": -0.3, "width": 0.6, "marker": pale},
+        words
+        | {"name": "draft names", "textposition": "middle left", "textfont": {"size": 12, "color": colours.muted}},
+        muted | {"name": "draft numbers", "textfont": {"size": 10, "color": colours.muted}},
+    ]
+    return [*drawn, *bars, *texts, *ghosts]
 
 
 def text_range(look: Look, row: int) -> list[float]:
@@ -106,26 +129,25 @@ def text_range(look: Look, row: int) -> list[float]:
 def step_layout(look: Look) -> dict[str, Any]:
     """Axes of the text and of the bars."""
     hidden: dict[str, Any] = {"showgrid": False, "zeroline": False, "showticklabels": False, "fixedrange": True}
-    text_x, text_y = look.text.keys
-    bars_x, bars_y = look.bars.keys
-    floor = 1 - look.text_height / look.height
+    text_x, text_y = TEXT.keys
+    bars_x, bars_y = BARS.keys
     return {
-        text_x: hidden | {"domain": [0, 1], "anchor": look.text.y, "range": [-0.5, CHARACTERS + 3]},
-        text_y: hidden | {"domain": [floor, 1], "anchor": look.text.x, "range": text_range(look, look.line.start)},
+        text_x: hidden | {"domain": [0, 1], "anchor": TEXT.y, "range": [-0.5, CHARACTERS + 3]},
+        text_y: hidden | {
+            "domain": look.domain(0, look.text_height), "anchor": TEXT.x, "range": text_range(look, look.line.start),
+        },
         bars_x: {
-            "domain": [BARS_FROM, 1], "anchor": look.bars.y, "range": [LABELS_FROM, 1.24], "fixedrange": True,
+            "domain": [BARS_FROM, 1], "anchor": BARS.y, "range": [LABELS_FROM, 1.24], "fixedrange": True,
             "tickvals": [0, 0.5, 1], "tickformat": ".0%", "showgrid": False, "zeroline": False,
         },
-        bars_y: hidden | {"domain": [0, look.matrix_top], "anchor": look.bars.x, "range": [-_slots(look) + 0.4, 1.5]},
+        bars_y: hidden | {
+            "domain": look.domain(look.body_top, look.bars_height), "anchor": BARS.x, "range": [0.4 - look.slots, 1.5],
+        },
     }  # fmt: skip
 
 
 def _fill(colour: str) -> dict[str, Any]:
     return {"color": colour, "line": {"width": 0}}
-
-
-def _slots(look: Look) -> int:
-    return max(6, *(len(step.alternatives) for step in look.line.steps))
 
 
 def _curtain(look: Look, last: int) -> dict[str, Any]:
@@ -156,19 +178,82 @@ def _box(look: Look, position: int | None) -> dict[str, Any]:
     }
 
 
+def _ghost_words(look: Look, last: int, ghosts: tuple[Ghost, ...]) -> list[dict[str, Any]]:
+    """Rejected drafts behind the text so far, each with a line through it."""
+    line, _, right = word(look, last)
+    right += 1
+    xs: list[float] = []
+    ys: list[float] = []
+    texts: list[str] = []
+    hovers: list[str] = []
+    strokes: list[float | None] = []
+    levels: list[float | None] = []
+    for ghost in ghosts:
+        shown = ghost.label.lstrip("␣") or ghost.label
+        wide = columns_of(shown)
+        if right + wide > CHARACTERS:
+            line, right = line + 1, 0
+        xs.append(right)
+        ys.append(line)
+        texts.append(escape(shown))
+        hovers.append(f"rejected draft {escape(ghost.label)}<br>{percent(ghost.probability)} by the model")
+        strokes += [right, right + wide, None]
+        levels += [line, line, None]
+        right += wide + 1
+    return [
+        {"type": "scatter", "x": xs, "y": ys, "text": texts, "hovertext": hovers},
+        {"type": "scatter", "x": strokes, "y": levels},
+    ]
+
+
+def _ghost_bars(step: Step) -> list[dict[str, Any]]:
+    """Below the alternatives: what was drafted, and the model's probability of it."""
+    ghosts, heading = step.ghosts[:MOST_GHOSTS], -len(step.alternatives) - 0.3
+    places = [heading - slot for slot in range(1, len(ghosts) + 1)]
+    lengths = [_short(one.probability) for one in ghosts]
+    numbers = [percent(one.probability) for one in ghosts]
+    at, levels = lengths, places
+    if ghosts:
+        # The one that came first has the same distribution as the bars above, the others those of a text with it.
+        at, levels, numbers = [0.0, *at], [heading, *levels], ["rejected drafts, one after the other", *numbers]
+    if len(step.ghosts) > len(ghosts):
+        at, levels = [*at, 0.0], [*levels, places[-1] - 1]
+        numbers = [*numbers, f"and {len(step.ghosts) - len(ghosts)} more"]
+    return [
+        {"type": "bar", "y": places, "x": lengths},
+        {"type": "scatter", "x": [-0.02] * len(ghosts), "y": places, "text": [escape(one.label) for one in ghosts]},
+        {"type": "scatter", "x": at, "y": levels, "text": numbers},
+    ]
+
+
 def _bars(look: Look, step: Step) -> list[dict[str, Any]]:
     """The model's bars, the chosen token's apart from them (moving traces keep their colour), then the sampled."""
-    shared: dict[str, Any] = {"type": "bar"}
     moves = []
     for chosen in (False, True):
         own = [(slot, one.probability) for slot, one in enumerate(step.alternatives) if one.chosen == chosen]
-        bars = {"y": [-slot for slot, _ in own], "x": [_short(value) for _, value in own]}
-        moves.append(shared | bars | {"text": [percent(value) for _, value in own]})
+        moves.append({"type": "bar", "y": [-slot for slot, _ in own], "x": [_short(value) for _, value in own]})
     if look.line.has_sampled:
-        values = [(slot, one) for slot, one in enumerate(step.alternatives) if one.sampled is not None]
-        bars = {"y": [-slot for slot, _ in values], "x": [_short(one.sampled or 0.0) for _, one in values]}
-        moves.append(shared | bars | {"text": [_sampled_text(one) for _, one in values]})
+        values = [(slot, one.sampled) for slot, one in enumerate(step.alternatives) if one.sampled is not None]
+        moves.append({"type": "bar", "y": [-slot for slot, _ in values], "x": [_short(value) for _, value in values]})
     return moves
+
+
+def _numbers(look: Look, step: Step) -> dict[str, Any]:
+    """Each bar's number behind its end: text of their own, for Plotly measures the text of bars at every step."""
+    lift = 0.21 if look.line.has_sampled else 0.0
+    own = [(one.probability, lift - slot, percent(one.probability)) for slot, one in enumerate(step.alternatives)]
+    if look.line.has_sampled:
+        own += [
+            (one.sampled, -0.21 - slot, _sampled_text(one))
+            for slot, one in enumerate(step.alternatives)
+            if one.sampled is not None
+        ]
+    return {
+        "type": "scatter",
+        "x": [_short(x) for x, _, _ in own],
+        "y": [y for _, y, _ in own],
+        "text": [text for _, _, text in own],
+    }
 
 
 def _sampled_text(one: Alternative) -> str:

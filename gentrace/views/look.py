@@ -1,14 +1,17 @@
 """What the parts of a replay figure must agree on: who is shown, in which colours, and where on the sheet.
 
-A figure has, for each matrix, a pair of axes for the heatmap and a second pair over it for what moves. The lower pair
-carries every token's name unseen, for hovering; the upper one shows as many names as can be read. One more pair holds
-the text, one the bars.
+All matrices stand on one pair of axes, beside and below each other like stamps on a sheet, so that one curtain and one
+frame serve them all: what a step costs must not grow with their number. Over it lies a second pair for what moves. The
+lower carries every token's name unseen, for hovering; the upper shows as many names as can be read. One more pair holds
+the text, one the bars, one the tree of a beam search.
 """
 
 import math
 from dataclasses import dataclass
 
+from gentrace.trace.info import Kind
 from gentrace.views import theme
+from gentrace.views.genealogy import Genealogy
 from gentrace.views.labels import width, wrapped
 from gentrace.views.timeline import Panel, Sink, Timeline, What
 
@@ -22,7 +25,19 @@ CHARACTERS = 118
 """Characters a line of the text panel."""
 LINE_HEIGHT = 21
 MOST_LINES = 9
+MOST_GHOSTS = 4
+"""Rejected drafts of one step that stand beneath its bars; the others are counted."""
 GAP = 44
+NAME = 13
+"""Pixels that a name needs at least beside others."""
+SLOTS = (22, 27, 48)
+"""Pixels of an alternative: at least, at least with two bars, and at most."""
+BESIDE, BETWEEN = 14, 24
+"""Pixels between matrices side by side, and above each where its name stands."""
+FOOT = 96
+"""Pixels below the matrices for the names of keys."""
+BRANCH, TREE_HEAD = 22, 30
+"""Pixels of a continuation in the tree of beams, and of the tree's title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,10 @@ class Axes:
         return f"xaxis{self.number if self.number > 1 else ''}", f"yaxis{self.number if self.number > 1 else ''}"
 
 
+BELOW, ABOVE, TEXT, BARS, TREE = (Axes(number) for number in range(1, 6))
+"""Axes of the heatmaps, of what moves over them, of the text, of the bars and of the tree."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
     """A replay figure's plan."""
@@ -60,24 +79,52 @@ class Look:
     """Small multiples side by side."""
     places: tuple[tuple[int, int], ...]
     """[position] line and first column of each token in the text panel."""
-
-    def below(self, panel: int) -> Axes:
-        """Axes of a panel's heatmap."""
-        return Axes(panel + 1)
-
-    def above(self, panel: int) -> Axes:
-        """Axes of what moves over a panel's heatmap."""
-        return Axes(len(self.panels) + panel + 1)
+    tree: Genealogy | None = None
+    """The beam search to draw below."""
 
     @property
-    def text(self) -> Axes:
-        """Axes of the text panel."""
-        return Axes(2 * len(self.panels) + 1)
+    def kind(self) -> Kind:
+        """Which attention is shown."""
+        return self.panels[0].kind
 
     @property
-    def bars(self) -> Axes:
-        """Axes of the bars."""
-        return Axes(2 * len(self.panels) + 2)
+    def keys(self) -> int:
+        """Key positions of a matrix."""
+        return self.panels[0].weights.shape[1]
+
+    @property
+    def key_labels(self) -> tuple[str, ...]:
+        """[key] displayable text."""
+        return self.line.labels if self.kind == "self" else self.line.encoder
+
+    def seen(self, row: int) -> int:
+        """Keys that a row may look at: those up to itself, or all of the encoder's."""
+        return row + 1 if self.kind == "self" else self.keys
+
+    @property
+    def grid_rows(self) -> int:
+        """Small multiples one above the other."""
+        return math.ceil(len(self.panels) / self.columns)
+
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Pixels of a cell across and down; it is about square."""
+        inner = (WIDTH - MARGIN["l"] - MARGIN["r"]) * MATRIX_SHARE
+        across = (inner - BESIDE * (self.columns - 1)) / (self.columns * self.keys)
+        rows = len(self.line.rows)
+        return across, across * self.keys * max(0.3, min(1.0, rows / self.keys)) / rows
+
+    @property
+    def gaps(self) -> tuple[float, float]:
+        """Cells between matrices side by side, and above each of several."""
+        across, down = self.cell
+        return BESIDE / across, BETWEEN / down if len(self.panels) > 1 else 0.0
+
+    def offset(self, panel: int) -> tuple[float, float]:
+        """Where a panel's key 0 and query 0 stand on the common axes."""
+        row, column = divmod(panel, self.columns)
+        across, down = self.gaps
+        return column * (self.keys + across), row * (len(self.line.rows) + down)
 
     @property
     def lines(self) -> int:
@@ -91,28 +138,64 @@ class Look:
 
     @property
     def matrix_height(self) -> float:
-        """Pixels of all the matrices together; one cell is about square."""
-        inner = (WIDTH - MARGIN["l"] - MARGIN["r"]) * MATRIX_SHARE
-        rows, keys = len(self.line.rows), self.line.rows.stop
-        shape = max(0.3, min(1.0, rows / keys))
-        return inner / self.columns * shape * math.ceil(len(self.panels) / self.columns)
+        """Pixels of all the matrices together, with their names."""
+        down = self.cell[1]
+        return self.grid_rows * (len(self.line.rows) + self.gaps[1]) * down
+
+    @property
+    def slots(self) -> int:
+        """Rows of the bars' panel: alternatives, and drafts with a line over them."""
+        most = max(min(len(step.ghosts), MOST_GHOSTS + 1) for step in self.line.steps)
+        return max(6, *(len(step.alternatives) for step in self.line.steps)) + (most + 2 if most else 0)
+
+    @property
+    def body_height(self) -> float:
+        """Pixels of matrices and bars, which stand side by side."""
+        return max(self.matrix_height, self.bars_height)
+
+    @property
+    def bars_height(self) -> float:
+        """Pixels of the bars: as tall as the matrices, as far as that is readable."""
+        slots = self.slots + 1.5
+        return min(max(self.matrix_height, SLOTS[self.line.has_sampled] * slots), SLOTS[2] * slots)
+
+    @property
+    def tree_height(self) -> float:
+        """Pixels of the tree, with its title; 0 if there is none."""
+        return 0.0 if self.tree is None else TREE_HEAD + BRANCH * self.tree.candidates
 
     @property
     def height(self) -> float:
         """Pixels between the margins."""
-        return self.text_height + GAP + self.matrix_height
+        below = FOOT + self.tree_height if self.tree is not None else 0.0
+        return self.text_height + GAP + self.body_height + below
+
+    def domain(self, top: float, height: float) -> list[float]:
+        """A stretch of the sheet, in pixels from its upper end, as Plotly wants it."""
+        return [max(0.0, 1 - (top + height) / self.height), 1 - top / self.height]
 
     @property
-    def matrix_top(self) -> float:
-        """Upper end of the matrices, in parts of the height."""
-        return self.matrix_height / self.height
+    def body_top(self) -> float:
+        """Upper end of matrices and bars, in pixels from the sheet's upper end."""
+        return self.text_height + GAP
 
 
-def plan(line: Timeline, panels: tuple[Panel, ...], what: What, sink: Sink, colours: theme.Theme) -> Look:
-    """Decide where everything goes."""
-    columns = len(panels) if len(panels) <= 3 else math.ceil(math.sqrt(len(panels)))
+def plan(
+    line: Timeline,
+    panels: tuple[Panel, ...],
+    what: What,
+    sink: Sink,
+    colours: theme.Theme,
+    tree: Genealogy | None = None,
+) -> Look:
+    """Decide where everything goes: a row of heads for each layer, or as square a sheet as can be."""
+    count = len(panels)
+    layers = len({panel.layer for panel in panels})
+    heads = count // layers
+    in_rows = layers > 1 and 1 < heads <= 6 and heads * layers == count
+    columns = heads if in_rows else count if count <= 3 else math.ceil(math.sqrt(count))
     places = wrapped(line.labels, CHARACTERS)
-    return Look(line, panels, what, sink, colours, columns, tuple(places))
+    return Look(line, panels, what, sink, colours, columns, tuple(places), tree)
 
 
 def word(look: Look, position: int) -> tuple[int, int, int]:

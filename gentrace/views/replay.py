@@ -2,14 +2,15 @@
 
 A heatmap a frame would make the file grow with T³. Here each matrix is drawn once; frames move a curtain over the rows
 to come, and carry the bars and words of one step. What moves is scatter and bar traces only: these Plotly updates
-without redrawing the heatmap beneath.
+without redrawing the heatmap beneath. Several matrices share one pair of axes, so that one curtain reveals them all.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
+from gentrace.errors import ViewBudgetError
 from gentrace.trace.info import LayerInfo
 from gentrace.trace.trace import Trace
 from gentrace.views import theme
@@ -25,8 +26,10 @@ from gentrace.views.figure_matrix import (
     visibility,
 )
 from gentrace.views.figure_step import step_layout, step_moves, step_styles, text_range, text_traces
+from gentrace.views.figure_tree import WINDOW, branch_styles, tree_layout, tree_moves
+from gentrace.views.genealogy import Genealogy, genealogy
 from gentrace.views.labels import escape
-from gentrace.views.look import MARGIN, WIDTH, Look, plan
+from gentrace.views.look import MARGIN, TEXT, WIDTH, Look, plan
 from gentrace.views.timeline import (
     Panel,
     Sink,
@@ -34,47 +37,57 @@ from gentrace.views.timeline import (
     check_budget,
     check_choice,
     choose_heads,
-    choose_layer,
+    choose_layers,
     choose_rows,
+    key_count,
     mean_panel,
     panel,
     timeline,
 )
 
 FIGURE_CELLS = 2_000_000
-"""Cells that a figure may hold, all its heads together; each is written twice, as weight and as score."""
+"""Cells that a figure may hold, all its matrices together; each is written twice, as weight and as score."""
+FIGURE_BRANCHES = 60_000
+"""Continuations of a beam search that a figure may hold, all its frames together."""
 MOST_HEADS = 12
-"""Small multiples beyond which the default shows the mean instead."""
+"""Small multiples beyond which the default shows the mean of each layer instead."""
+MOST_PANELS = 36
+"""Small multiples that can still be told apart."""
 SPEEDS = (("slow", 1000), ("normal", 350), ("fast", 90))
 """Milliseconds a step."""
 
 
 def replay(
     trace: Trace,
-    layer: int | None = None,
+    layer: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     *,
+    kind: Literal["self", "cross"] = "self",
     mean: bool = False,
     what: What = "weights",
-    sink: Sink = "mask",
+    sink: Sink | None = None,
     rows: tuple[int, int] | None = None,
+    beams: bool = True,
     dark: bool = False,
 ) -> go.Figure:
     """A figure that replays a generation step by step.
 
     Step p is row p: token p looks back at keys 0 … p; the bars show what may come next, token p + 1. The figure opens
-    at the last prompt token; the slider also goes back into the prompt.
+    at the last prompt token; the slider also goes back into the prompt. Drafts that were rejected at a step stand
+    behind the text with a line through them, and below the bars.
 
     Args:
         trace: A finished trace.
-        layer: Layer number; None for the last recorded layer.
-        heads: One or several query heads, drawn side by side; None for all, or for their mean if there are more than
-            twelve.
-        mean: Draw the mean of the heads instead.
+        layer: One or several layer numbers; None for the last recorded layer.
+        heads: One or several query heads of each of these layers, drawn as small multiples with one scale of colours;
+            None for all, or for the mean of each layer if there are more than twelve.
+        kind: "self" for the text's own attention, "cross" for what an encoder-decoder model looks at in its source.
+        mean: Draw the mean of each layer's heads instead.
         what: Whether weights or scores are shown first; a button switches.
         sink: What to do about the first key: "mask" it and scale colours to the rest, a "log" scale (of weights), or
-            "keep" it on a linear scale.
+            "keep" it on a linear scale. None masks it in self-attention only.
         rows: First query row and one past the last; None for all.
+        beams: Draw the tree of hypotheses below, if beams were searched.
         dark: Light ink on dark paper.
 
     Returns:
@@ -82,34 +95,59 @@ def replay(
         Plotly starts playing at the first frame, in the middle of the prompt.
 
     Raises:
-        ViewError: If the trace has no such layer, head or row.
+        ViewError: If the trace has no such kind, layer, head or row.
         ViewBudgetError: If the figure would be too big; raised before anything of that size is allocated.
     """
     check_choice("what", what, ("weights", "scores"))
+    check_choice("kind", kind, ("self", "cross"))
+    sink = sink or ("mask" if kind == "self" else "keep")
     check_choice("sink", sink, ("mask", "log", "keep"))
-    info, shown = choose_layer(trace, layer), choose_rows(trace, rows)
-    chosen = choose_heads(info, heads)
-    averaged = len(chosen) > 1 and (mean or (heads is None and len(chosen) > MOST_HEADS))
-    count = 1 if averaged else len(chosen)
-    check_budget("a figure", count * len(shown) * shown.stop, FIGURE_CELLS, shown, count)
-    panels = _panels(trace, info, chosen, shown, averaged=averaged)
-    return _figure(plan(timeline(trace, rows), panels, what, sink, theme.DARK if dark else theme.LIGHT))
+    infos, shown = choose_layers(trace, layer, kind), choose_rows(trace, rows)
+    chosen = [(info, choose_heads(info, heads)) for info in infos]
+    several = sum(len(own) for _, own in chosen)
+    averaged = several > len(chosen) and (mean or (heads is None and several > MOST_HEADS))
+    count = len(chosen) if averaged else several
+    check_budget("a figure", count * len(shown) * key_count(trace, shown, kind), FIGURE_CELLS, shown, count)
+    if count > MOST_PANELS:
+        change = "choose fewer heads with heads=, fewer layers with layer=, or mean=True"
+        raise ViewBudgetError("drawing a figure", f"{count} matrices; at most {MOST_PANELS} can be told apart", change)
+    tree = _tree(trace, shown) if beams and trace.beams is not None and trace.beams.steps else None
+    panels = tuple(one for info, own in chosen for one in _panels(trace, info, own, shown, averaged=averaged))
+    colours = theme.DARK if dark else theme.LIGHT
+    return _figure(plan(timeline(trace, rows), panels, what, sink, colours, tree))
+
+
+def _tree(trace: Trace, rows: range) -> Genealogy:
+    """The beam search, if its frames together are not too many.
+
+    Raises:
+        ViewBudgetError: If they are.
+    """
+    widest = max(len(step.ids) for step in trace.beams.steps) if trace.beams is not None else 0
+    branches = len(rows) * widest * (WINDOW - 1)
+    if branches > FIGURE_BRANCHES:
+        attempted = f"drawing a beam search with up to {widest} continuations at each of {len(rows)} steps"
+        seen = f"{branches:,} branches in all frames; at most {FIGURE_BRANCHES:,} fit"
+        raise ViewBudgetError(attempted, seen, "choose fewer rows with rows=(start, stop), or beams=False")
+    return genealogy(trace)
 
 
 def _panels(trace: Trace, info: LayerInfo, heads: tuple[int, ...], rows: range, *, averaged: bool) -> tuple[Panel, ...]:
     if averaged:
-        return (mean_panel(trace, info.index, heads, rows),)
-    return tuple(panel(trace, info.index, head, rows) for head in heads)
+        return (mean_panel(trace, info.index, heads, rows, info.kind),)
+    return tuple(panel(trace, info.index, head, rows, info.kind) for head in heads)
 
 
 def _figure(look: Look) -> go.Figure:
     colours = choose_colours(look)
     still = [*heatmaps(look, colours), *still_marks(look), *text_traces(look)]
     styles = [*matrix_styles(look), *step_styles(look)]
+    if look.tree is not None:
+        styles += branch_styles(look.colours)
     moves = _moves(look, look.line.start)
     first = [style | move for style, move in zip(styles, moves, strict=True)]
     where = list(range(len(still), len(still) + len(first)))
-    text_y = look.text.keys[1]
+    text_y = TEXT.keys[1]
     frames = [
         {
             "name": str(row),
@@ -124,34 +162,49 @@ def _figure(look: Look) -> go.Figure:
 
 def _moves(look: Look, row: int) -> list[dict[str, Any]]:
     """What one step changes: always as many traces, in the same order."""
-    return [*matrix_moves(look, row), *step_moves(look, row)]
+    return [*matrix_moves(look, row), *step_moves(look, row), *tree_moves(look, row)]
 
 
 def _layout(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
     colours = look.colours
+    bottom = (MARGIN["b"] if look.tree is None else 12) + 60
     layout = {
         "template": "none",
         "width": WIDTH,
-        "height": round(look.height) + MARGIN["t"] + MARGIN["b"] + 60,
-        "margin": MARGIN | {"b": MARGIN["b"] + 60},
+        "height": round(look.height) + MARGIN["t"] + bottom,
+        "margin": MARGIN | {"b": bottom},
         "paper_bgcolor": colours.paper,
         "plot_bgcolor": colours.card,
         "font": {"family": theme.SANS, "color": colours.ink, "size": 12},
-        "title": _title(look, look.what, scales) | {"x": 0.012, "xanchor": "left", "y": 0.985, "yanchor": "top"},
+        "title": _title(look, look.what, scales)
+        | {"x": 0.012, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 16}},
         "showlegend": False,
         "hovermode": "closest",
         "barmode": "overlay",
         "updatemenus": [_play_menu(look), _what_menu(look, scales)],
-        "sliders": [_slider(look)],
+        "sliders": [_slider(look, 4 if look.tree is not None else 84)],
     }
-    return layout | matrix_layout(look, scales) | step_layout(look)
+    return layout | matrix_layout(look, scales) | step_layout(look) | tree_layout(look)
 
 
 def _title(look: Look, what: str, scales: Mapping[str, Colours]) -> dict[str, Any]:
-    panels = look.panels
-    name = panels[0].title if len(panels) == 1 else f"layer {panels[0].layer} · {len(panels)} heads"
     note = f"<span style='font-size:12px;color:{look.colours.muted}'>{escape(scale_note(look, what, scales))}</span>"
+    name = _name(look.panels) + ("" if look.kind == "self" else " · cross-attention")
     return {"text": f"<b>{escape(look.line.model)}</b> · {name}<br>{note}", "font": {"size": 16}}
+
+
+def _name(panels: tuple[Panel, ...]) -> str:
+    """What all the matrices are, in a few words."""
+    if len(panels) == 1:
+        return panels[0].title
+    layers = list(dict.fromkeys(one.layer for one in panels))
+    if len(layers) == 1:
+        return f"layer {layers[0]} · {len(panels)} heads"
+    named = "layers " + ", ".join(map(str, layers)) if len(layers) <= 6 else f"{len(layers)} layers"
+    heads = list(dict.fromkeys(one.head for one in panels))
+    if heads == [None]:
+        return f"{named} · mean of each"
+    return f"{named} · " + (f"head {heads[0]}" if len(heads) == 1 else f"{len(panels)} heads")
 
 
 def _animate(duration: int) -> dict[str, Any]:
@@ -193,7 +246,7 @@ def _what_menu(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
     return _menu(look, buttons, 1, "right")
 
 
-def _slider(look: Look) -> dict[str, Any]:
+def _slider(look: Look, below: int) -> dict[str, Any]:
     rows = look.line.rows
     steps = [
         {"label": str(row), "method": "animate", "args": [[str(row)], _animate(0) | {"fromcurrent": False}]}
@@ -201,7 +254,7 @@ def _slider(look: Look) -> dict[str, Any]:
     ]
     return {
         "active": look.line.start - rows.start, "steps": steps, "x": 0, "len": 1, "y": 0, "yanchor": "top",
-        "pad": {"t": 84}, "currentvalue": {"prefix": "token ", "font": {"size": 13}}, "bgcolor": look.colours.line,
+        "pad": {"t": below}, "currentvalue": {"prefix": "token ", "font": {"size": 13}}, "bgcolor": look.colours.line,
         "activebgcolor": look.colours.accent, "bordercolor": look.colours.line, "ticklen": 3, "font": {"size": 10},
         "transition": {"duration": 0},
     }  # fmt: skip

@@ -5,6 +5,7 @@ p + 1 of the trace's tokens. The last sampled token never queries; the last row 
 that nobody knows.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from gentrace.axes import Matrix
 from gentrace.errors import AttentionUnavailable, ViewBudgetError, ViewError
-from gentrace.trace.info import LayerInfo
+from gentrace.trace.decoding import Draft
+from gentrace.trace.info import Kind, LayerInfo
 from gentrace.trace.trace import Trace
 from gentrace.views.labels import label, running
 
@@ -44,6 +46,18 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
+class Ghost:
+    """A drafted token that the model rejected."""
+
+    position: int
+    """Where it would have stood."""
+    label: str
+    """Displayable text."""
+    probability: float
+    """Under the model itself, after the text and the ghosts before it, 0 … 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One row: who looks, and what comes next."""
 
@@ -61,6 +75,8 @@ class Step:
     """How many tokens the model held for more likely; None if unknown."""
     alternatives: tuple[Alternative, ...]
     """The model's most likely tokens, best first, then the token that came if it is not among them."""
+    ghosts: tuple[Ghost, ...] = ()
+    """The drafts that were rejected together when the token that came took the first one's place."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +93,8 @@ class Panel:
     """[query, key] 0 … 1; 0 where masked, NaN in rows never seen. Rows start at the timeline's first row."""
     scores: Matrix
     """[query, key] what went into softmax; −inf where masked, NaN in rows never seen."""
+    kind: Kind = "self"
+    """Which attention of the layer: keys are the text's own positions, or the encoder's."""
 
     @property
     def title(self) -> str:
@@ -104,6 +122,8 @@ class Timeline:
     """The query rows shown."""
     steps: tuple[Step, ...]
     """One for each of ``rows``."""
+    encoder: tuple[str, ...] = ()
+    """[position] displayable text of each token that the encoder read."""
 
     @property
     def start(self) -> int:
@@ -114,6 +134,11 @@ class Timeline:
     def has_sampled(self) -> bool:
         """Whether any step knows the distribution really sampled from."""
         return any(one.sampled is not None for step in self.steps for one in step.alternatives)
+
+    @property
+    def has_ghosts(self) -> bool:
+        """Whether drafts were rejected at any step."""
+        return any(step.ghosts for step in self.steps)
 
 
 def timeline(trace: Trace, rows: tuple[int, int] | None = None) -> Timeline:
@@ -137,6 +162,18 @@ def timeline(trace: Trace, rows: tuple[int, int] | None = None) -> Timeline:
         prompt_length=tokens.prompt_length,
         rows=shown,
         steps=tuple(_steps(trace, shown)),
+        encoder=encoder_labels(trace),
+    )
+
+
+def encoder_labels(trace: Trace) -> tuple[str, ...]:
+    """Displayable text of each of the encoder's positions; those without tokens show their number."""
+    read = trace.encoder_tokens
+    if read is None:
+        return tuple(f"[{position}]" for position in range(trace.encoder_length))
+    return tuple(
+        label(text) if known else f"[{position}]"
+        for position, (text, known) in enumerate(zip(read.texts, (read.ids >= 0).tolist(), strict=True))
     )
 
 
@@ -166,22 +203,39 @@ def choose_rows(trace: Trace, rows: tuple[int, int] | None) -> range:
     return range(start, stop)
 
 
-def choose_layer(trace: Trace, layer: int | None) -> LayerInfo:
+def choose_layer(trace: Trace, layer: int | None, kind: Kind = "self") -> LayerInfo:
     """The layer asked for, by default the last one recorded.
 
     Raises:
         ViewError: If it was not recorded.
     """
-    recorded = [info for info in trace.layers if info.kind == "self"]
+    recorded = [info for info in trace.layers if info.kind == kind]
     if not recorded:
-        raise ViewError("drawing a replay", "the trace has no self-attention", "record a layer that has some")
+        seen, others = f"the trace has no {kind}-attention", sorted({info.kind for info in trace.layers})
+        change = f"choose kind={others[0]!r}" if others else "record a layer that has some"
+        raise ViewError("drawing a replay", seen, change)
     if layer is None:
         return recorded[-1]
     try:
-        return trace.layer(layer)
+        return trace.layer(layer, kind)
     except AttentionUnavailable as error:
         known = ", ".join(str(info.index) for info in recorded)
         raise ViewError(f"drawing layer {layer}", f"layers recorded: {known}", "choose one of them") from error
+
+
+def choose_layers(trace: Trace, layers: int | Sequence[int] | None, kind: Kind = "self") -> list[LayerInfo]:
+    """The layers asked for, by default the last one recorded.
+
+    Raises:
+        ViewError: If one of them was not recorded.
+    """
+    wanted = [layers] if layers is None or isinstance(layers, int) else list(dict.fromkeys(layers)) or [None]
+    return [choose_layer(trace, layer, kind) for layer in wanted]
+
+
+def key_count(trace: Trace, rows: range, kind: Kind) -> int:
+    """Keys that a matrix of these rows has."""
+    return rows.stop if kind == "self" else trace.encoder_length
 
 
 def choose_heads(info: LayerInfo, heads: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -221,41 +275,28 @@ def check_budget(what: str, cells: int, budget: int, rows: range, panels: int) -
     """
     if cells > budget:
         raise ViewBudgetError(
-            f"drawing {what} of {panels} head(s) with {len(rows)} rows and {rows.stop} keys",
+            f"drawing {what} of {panels} head(s) with {len(rows)} rows",
             f"{cells:,} cells; at most {budget:,} fit",
             "choose fewer heads with heads=, fewer layers, or fewer rows with rows=(start, stop)",
         )
 
 
-def panel(trace: Trace, layer: int, head: int, rows: range) -> Panel:
-    """One head's matrix, rows ``rows`` and keys up to the last of them."""
-    if 2 * len(rows) >= trace.length:
-        where = slice(rows.start, rows.stop)
-        weights = trace.attention(layer, head)[where, : rows.stop]
-        return Panel(layer, head, (head,), weights, trace.scores(layer, head)[where, : rows.stop])
-    # A few rows of a long trace: the whole square would be far larger than what is shown.
-    terms = [trace.score_terms(layer, head, row) for row in rows]
-    scores = torch.stack([term.score[: rows.stop] for term in terms])
-    weights = torch.stack([term.weight[: rows.stop] for term in terms])
-    unseen = torch.tensor([not bool(term.visible.any()) for term in terms])
-    scores[unseen] = torch.nan
-    weights[unseen] = torch.nan
-    return Panel(layer, head, (head,), weights, scores)
+def panel(trace: Trace, layer: int, head: int, rows: range, kind: Kind = "self") -> Panel:
+    """One head's matrix: rows ``rows``, and keys up to the last of them or all of the encoder's."""
+    window = {"queries": rows, "keys": range(key_count(trace, rows, kind))}
+    weights = trace.attention(layer, head, kind=kind, **window)
+    return Panel(layer, head, (head,), weights, trace.scores(layer, head, kind=kind, **window), kind)
 
 
-def panels(trace: Trace, layer: int, heads: Sequence[int], rows: range) -> Iterator[Panel]:
-    """The heads' matrices, one after the other."""
-    return (panel(trace, layer, head, rows) for head in heads)
-
-
-def mean_panel(trace: Trace, layer: int, heads: Sequence[int], rows: range) -> Panel:
+def mean_panel(trace: Trace, layer: int, heads: Sequence[int], rows: range, kind: Kind = "self") -> Panel:
     """The mean of some heads' weights, and of their scores."""
-    weights = torch.zeros(len(rows), rows.stop)
-    scores = torch.zeros(len(rows), rows.stop)
-    for one in panels(trace, layer, heads, rows):
+    weights = torch.zeros(len(rows), key_count(trace, rows, kind))
+    scores = torch.zeros_like(weights)
+    for head in heads:
+        one = panel(trace, layer, head, rows, kind)
         weights += one.weights / len(heads)
         scores += one.scores / len(heads)
-    return Panel(layer, None, tuple(heads), weights, scores)
+    return Panel(layer, None, tuple(heads), weights, scores, kind)
 
 
 def full_colour(matrices: Sequence[Matrix], *, skip_first_key: bool) -> float:
@@ -281,6 +322,7 @@ def _steps(trace: Trace, rows: range) -> Iterator[Step]:
     top, sampled = tokens.top_logprobs.exp().tolist(), tokens.top_sampled_logprobs.exp().tolist()
     ids, top_ids = tokens.ids.tolist(), tokens.top_ids.tolist()
     logprobs, sampled_of = tokens.logprobs.tolist(), tokens.sampled_logprobs.exp().tolist()
+    ghosts = _ghosts(trace.drafts)
     for query in rows:
         next_one = query + 1
         if next_one >= len(tokens):
@@ -296,7 +338,20 @@ def _steps(trace: Trace, rows: range) -> Iterator[Step]:
         if probability is not None and not any(one.chosen for one in alternatives):
             alternatives.append(Alternative(label(tokens.texts[next_one]), probability, of_sampled, True))
         rank = int(tokens.rank[next_one])
-        yield Step(query, next_one, probability, logprob, of_sampled, rank if rank >= 0 else None, tuple(alternatives))
+        known = rank if rank >= 0 else None
+        dropped = tuple(ghosts.get(next_one, ()))
+        yield Step(query, next_one, probability, logprob, of_sampled, known, tuple(alternatives), dropped)
+
+
+def _ghosts(drafts: Sequence[Draft]) -> dict[int, list[Ghost]]:
+    """Rejected drafts by the position of the first of those that were rejected together."""
+    groups: dict[int, list[Ghost]] = {}
+    start = -1
+    for draft in drafts:
+        start = start if draft.follows else draft.position
+        ghost = Ghost(draft.position, label(draft.text), math.exp(draft.logprob))
+        groups.setdefault(start, []).append(ghost)
+    return groups
 
 
 def _number(value: float) -> float | None:

@@ -37,6 +37,29 @@ def test_the_heatmaps_hold_the_trace() -> None:
     assert (weights.visible, scores.visible) == (True, False)
 
 
+def test_several_heads_stand_side_by_side() -> None:
+    trace, shown = random_trace(12, 4, layers=(0, 1)), [(0, 0), (0, 1), (1, 0), (1, 1)]
+    weights = np.asarray(of_type(replay(trace, layer=[0, 1], heads=[0, 1]), "heatmap")[0].z)
+    lower = np.tril(np.ones((11, 11), bool))
+    places = []
+    for layer, head in shown:
+        wanted = trace.attention(layer, head).numpy()[lower]
+        tiles = np.lib.stride_tricks.sliding_window_view(weights, (11, 11))
+        found = [
+            (row, column) for row, column in np.ndindex(tiles.shape[:2])
+            if np.array_equal(tiles[row, column][lower], wanted)
+        ]  # fmt: skip
+        assert len(found) == 1, (layer, head)
+        places += found
+    # A row of layers, a column of heads.
+    assert places[0][0] == places[1][0]
+    assert places[2][0] == places[3][0]
+    assert places[0][1] == places[2][1]
+    assert len(set(places)) == 4
+    with pytest.raises(ViewBudgetError, match="mean=True"):
+        replay(random_trace(6, 2, layers=tuple(range(19))), layer=list(range(19)), heads=[0, 1])
+
+
 def test_masked_keys_are_gaps_and_not_zeros() -> None:
     weights = np.asarray(of_type(replay(random_trace(12, 4, window=3), heads=0), "heatmap")[0].z)
     assert np.isnan(weights[8, 5])
@@ -97,8 +120,11 @@ def test_the_bars_of_step_p_come_from_entry_p_plus_1() -> None:
     assert list(chosen.x) == [0.5]
     assert list(raw.x) == [0.25, 0.125]
     assert list(sampled.x) == [pytest.approx(0.6667), pytest.approx(0.3333), 0]
-    assert list(sampled.text)[2] == "excluded"
-    names, headline = list(moving(figure, 6).values())[-2:]
+    names, numbers, headline = list(moving(figure, 6).values())[-3:]
+    # Behind the end of each bar, the model's above the sampled one's.
+    assert list(numbers.text) == ["50.0 %", "25.0 %", "12.5 %", "66.7 %", "33.3 %", "excluded"]
+    assert list(numbers.x) == [0.5, 0.25, 0.125, pytest.approx(0.6667), pytest.approx(0.3333), 0]
+    assert list(numbers.y) == pytest.approx([0.21, -0.79, -1.79, -0.21, -1.21, -2.21])
     assert list(names.text) == ["<b>␣word0</b>", "other1", "other2"]
     assert "␣word6" in headline.text[0]
     assert "50.0 % by the model" in headline.text[1]

@@ -38,7 +38,7 @@ def drafts_of(run: Run, share: Share, tokenizer: Any) -> tuple[Draft, ...]:
     ids = [int(rejected.token) for rejected in rejected_ones]
     texts = single_texts(tokenizer, [[token] for token in ids])
     return tuple(
-        Draft(rejected.position - offset, token, text[0], float(rejected.logprob))
+        Draft(rejected.position - offset, token, text[0], float(rejected.logprob), rejected.instead is None)
         for rejected, token, text in zip(rejected_ones, ids, texts, strict=True)
     )
 
