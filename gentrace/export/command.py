@@ -17,6 +17,7 @@ VIEWS = (
     "attention_grid",
     "attention_map",
     "attention_table",
+    "beam_tree",
     "compare",
     "head_view",
     "model_view",

@@ -65,7 +65,7 @@ def branches(part: Window, *, scores: bool) -> list[dict[str, Any]]:
     # The leftmost column holds the last token before the search, or what is continued by what is shown.
     inside = tree.between(part.left, part.position + 1)
     states = {index: tree.state(index, part.seen_from) for index in inside}
-    lines = [_lines(part, [index for index in inside if states[index] == state]) for state in STATES]
+    lines = [_lines(part, [i for i in inside if states[i] == state], scores=scores) for state in STATES]
     names = [_words(part, [i for i in inside if states[i] == state], state, scores=scores) for state in STATES]
     newest = [] if scores else [index for index in inside if tree.hypotheses[index].position == part.position]
     return [*lines, *names, _scores(part, newest)]
@@ -136,7 +136,7 @@ def legend(tree: Genealogy, colours: theme.Theme) -> str:
     )
 
 
-def _lines(part: Window, indices: Sequence[int]) -> dict[str, Any]:
+def _lines(part: Window, indices: Sequence[int], *, scores: bool) -> dict[str, Any]:
     """From the end of each parent's name to the beginning of its child's."""
     xs: list[float | None] = []
     ys: list[float | None] = []
@@ -148,6 +148,8 @@ def _lines(part: Window, indices: Sequence[int]) -> dict[str, Any]:
         if one.parent is not None:
             parent = part.tree.hypotheses[one.parent]
             name, rank = _name(parent), parent.rank
+            # A score below a short name is the wider of the two, in letters a little smaller.
+            name = max(name, _signed(parent.score)[:-1] if scores else "", key=columns_of)
         xs += [_end(column - 1, name), column - 0.02, None]
         ys += [rank, one.rank, None]
     return {"type": "scatter", "x": xs, "y": ys}

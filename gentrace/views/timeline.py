@@ -283,9 +283,9 @@ def check_budget(what: str, cells: int, budget: int, rows: range, panels: int) -
 
 def panel(trace: Trace, layer: int, head: int, rows: range, kind: Kind = "self") -> Panel:
     """One head's matrix: rows ``rows``, and keys up to the last of them or all of the encoder's."""
-    window = {"queries": rows, "keys": range(key_count(trace, rows, kind))}
-    weights = trace.attention(layer, head, kind=kind, **window)
-    return Panel(layer, head, (head,), weights, trace.scores(layer, head, kind=kind, **window), kind)
+    keys = range(key_count(trace, rows, kind))
+    weights = trace.attention(layer, head, kind=kind, queries=rows, keys=keys)
+    return Panel(layer, head, (head,), weights, trace.scores(layer, head, kind=kind, queries=rows, keys=keys), kind)
 
 
 def mean_panel(trace: Trace, layer: int, heads: Sequence[int], rows: range, kind: Kind = "self") -> Panel:

@@ -43,13 +43,19 @@ def call(*arguments: object) -> Result:
 
 
 def test_every_view_that_gives_a_figure_can_be_asked_for(path: Path, drawn: list[Any]) -> None:
-    assert set(VIEWS) == set(gentrace.views.__all__) - {"RotaryRule", "attention_frame", "mean", "replay_page"}
-    for view in VIEWS:
+    of_studies = {"by_step", "contrast", "distribution", "head_map"}
+    others = {"RotaryRule", "attention_frame", "mean", "replay_page"}
+    assert set(VIEWS) == set(gentrace.views.__all__) - of_studies - others
+    searched = call(path, "--view", "beam_tree", "--out", "a.svg")
+    assert searched.exit_code == 1
+    assert "no beam search" in searched.output
+    drawable = [view for view in VIEWS if view != "beam_tree"]
+    for view in drawable:
         others = (path,) if view == "compare" else ()
         result = call(path, *others, "--view", view, *NEEDED.get(view, ()), "--out", "a.svg")
         assert result.exit_code == 0, result.output
         assert result.stdout.strip() == str(Path("a.svg").resolve())
-    assert [(name, out) for name, _, out, _ in drawn] == [("picture", Path("a.svg"))] * len(VIEWS)
+    assert [(name, out) for name, _, out, _ in drawn] == [("picture", Path("a.svg"))] * len(drawable)
 
 
 def test_arguments_reach_the_view(path: Path, drawn: list[Any]) -> None:

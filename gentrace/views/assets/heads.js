@@ -57,7 +57,9 @@ class HeadStrip {
   // One picture at a time, when the browser has nothing better to do.
   paint(what, sink, palette) {
     const turn = (this.turn = {});
-    const later = window.requestIdleCallback ?? ((work) => setTimeout(work, 16));
+    // A busy page is never idle: a picture that waits for that would stay blank.
+    const idle = window.requestIdleCallback;
+    const later = idle ? (work) => idle(work, { timeout: 100 }) : (work) => setTimeout(work, 16);
     const next = (place) => {
       if (turn !== this.turn || place >= this.panels.length) return;
       this.paintOne(place, what, sink, palette);
