@@ -17,6 +17,7 @@ from gentrace.capture.run import Run
 from gentrace.capture.shapes import arrange_scores, separate_batch, visible_scores
 from gentrace.capture.sites import Settings, Site, Sites
 from gentrace.capture.taps.calls import Call, ScoreCall, VectorCall
+from gentrace.capture.taps.interface import own_work
 from gentrace.errors import CaptureError, UnsupportedModel
 from gentrace.stitch.mask import unmasked
 from gentrace.stitch.plan import Landing, plan_cross, plan_landing
@@ -122,7 +123,10 @@ class Step:
             groups.setdefault(shown.alike, []).append((layer, shown))
         self._unchecked = []
         for group in groups.values():
-            for (layer, _), check in zip(group, check_together([shown for _, shown in group]), strict=True):
+            # An encoder ends inside the model around it, which may still be watched for softmax.
+            with own_work():
+                checks = check_together([shown for _, shown in group])
+            for (layer, _), check in zip(group, checks, strict=True):
                 layer.checks.append(check)
 
     def attended_twice(self) -> bool:

@@ -6,9 +6,10 @@ from a module that nobody records goes straight through. Watching the look-up ra
 eager attention, which has no entry, and kernels that the user registered.
 """
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -81,6 +82,16 @@ _depth = _Depth()
 def inside_kernel() -> bool:
     """Whether this thread is inside a kernel of the registry, whose softmax is no attention of its own."""
     return _depth.inside > 0
+
+
+@contextlib.contextmanager
+def own_work() -> Generator[None]:
+    """What the recorder computes in here is no attention of the model either."""
+    _depth.inside += 1
+    try:
+        yield
+    finally:
+        _depth.inside -= 1
 
 
 def unwatched_look_up(registry: AttentionInterface, implementation: str, default: Kernel) -> Kernel:
