@@ -12,6 +12,7 @@ from gentrace.errors import ViewBudgetError, ViewError
 from gentrace.views import replay
 from gentrace.views.figure_image import picture
 from tests.views.made import HOSTILE, random_trace, untouchable
+from tests.views.made_kinds import translator
 
 
 def size(figure: go.Figure) -> int:
@@ -52,6 +53,19 @@ def test_several_heads_stand_side_by_side() -> None:
     assert len({one.coloraxis for one in weights}) == 1
     with pytest.raises(ViewBudgetError, match="mean=True"):
         replay(random_trace(6, 2, layers=tuple(range(19))), layer=list(range(19)), heads=[0, 1])
+
+
+def test_cross_attention_shows_every_key_of_the_source() -> None:
+    trace = translator()
+    info = next(layer for layer in trace.layers if layer.kind == "cross")
+    weights = next(
+        one for one in of_type(replay(trace, layer=info.index, kind="cross", heads=0), "heatmap") if one.visible
+    )
+    wanted = trace.attention(info.index, 0, kind="cross").numpy()
+    assert wanted.shape == (trace.length, trace.encoder_length)
+    np.testing.assert_array_equal(np.asarray(weights.z), wanted)
+    with pytest.raises(ViewError, match="no cross-attention"):
+        replay(random_trace(6, 2), kind="cross")
 
 
 def test_masked_keys_are_gaps_and_not_zeros() -> None:
