@@ -7,23 +7,15 @@ that is served: that one may ask the place it comes from.
 
 import html
 from collections.abc import Sequence
-from dataclasses import asdict
 from string import Template
 
 from gentrace.explorer.bundle import asset, script
-from gentrace.views import theme
-from gentrace.views.inlined import policy_hash, script_json
+from gentrace.views.inlined import policy_hash, script_json, theme_rules
 
 
 def page_style() -> str:
     """The page's style sheet, with both themes' colours in front."""
-    rules = [f":root{{--sans:{theme.SANS};--serif:{theme.SERIF};--mono:{theme.MONO};}}"]
-    for name, colours in (("light", theme.LIGHT), ("dark", theme.DARK)):
-        plain = {key: value for key, value in asdict(colours).items() if isinstance(value, str)}
-        settings = "".join(f"--{key}:{value};" for key, value in plain.items()) + f"color-scheme:{name};"
-        rules.append(f':root[data-theme="{name}"]{{{settings}}}')
-        rules.append(f"@media (prefers-color-scheme:{name}){{:root:not([data-theme]){{{settings}}}}}")
-    return "\n".join([*rules, asset("page.css"), asset("tabs.css")])
+    return "\n".join([theme_rules(), asset("page.css"), asset("tabs.css")])
 
 
 def assemble(title: str, data: object, parts: Sequence[str] = (), *, served: bool = False) -> str:

@@ -8,7 +8,7 @@ import base64
 import html
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -24,8 +24,7 @@ from gentrace.reports.facts import facts, failures, specification
 from gentrace.reports.plots import Contrast, Plot, models, plots, two_sided
 from gentrace.studies import Study
 from gentrace.trace.file import write_atomically
-from gentrace.views import theme
-from gentrace.views.inlined import plotly_script, policy_hash, script_json
+from gentrace.views.inlined import plotly_script, policy_hash, script_json, theme_rules
 
 REPLAYS = 6
 """Generations that a report replays, of each model."""
@@ -220,13 +219,7 @@ def _asset(name: str) -> str:
 
 def _style() -> str:
     """The style sheet, with both themes' colours in front."""
-    rules = [f":root{{--sans:{theme.SANS};--serif:{theme.SERIF};--mono:{theme.MONO};}}"]
-    for name, colours in (("light", theme.LIGHT), ("dark", theme.DARK)):
-        plain = {key: value for key, value in asdict(colours).items() if isinstance(value, str)}
-        settings = "".join(f"--{key}:{value};" for key, value in plain.items()) + f"color-scheme:{name};"
-        rules.append(f':root[data-theme="{name}"]{{{settings}}}')
-        rules.append(f"@media (prefers-color-scheme:{name}){{:root:not([data-theme]){{{settings}}}}}")
-    return "\n".join([*rules, _asset("report.css")])
+    return f"{theme_rules()}\n{_asset('report.css')}"
 
 
 def _assemble(title: str, body: dict[str, str], data: dict[str, Any], explorer: str) -> str:

@@ -4,9 +4,12 @@ import base64
 import hashlib
 import json
 import zlib
+from dataclasses import asdict
 from functools import cache
 
 from plotly.offline import get_plotlyjs
+
+from gentrace.views import theme
 
 
 def script_json(value: object) -> str:
@@ -18,6 +21,17 @@ def script_json(value: object) -> str:
 def policy_hash(text: str) -> str:
     """How a security policy names a script or a style that stands in the page."""
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+
+def theme_rules() -> str:
+    """Style rules that give a page both themes' colours and its families of type, as custom properties."""
+    rules = [f":root{{--sans:{theme.SANS};--serif:{theme.SERIF};--mono:{theme.MONO};}}"]
+    for name, colours in (("light", theme.LIGHT), ("dark", theme.DARK)):
+        plain = {key: value for key, value in asdict(colours).items() if isinstance(value, str)}
+        settings = "".join(f"--{key}:{value};" for key, value in plain.items()) + f"color-scheme:{name};"
+        rules.append(f':root[data-theme="{name}"]{{{settings}}}')
+        rules.append(f"@media (prefers-color-scheme:{name}){{:root:not([data-theme]){{{settings}}}}}")
+    return "\n".join(rules)
 
 
 @cache

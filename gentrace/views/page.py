@@ -20,7 +20,7 @@ from gentrace.errors import ViewBudgetError
 from gentrace.trace.info import LayerInfo
 from gentrace.trace.trace import Trace
 from gentrace.views import theme
-from gentrace.views.inlined import plotly_script, policy_hash, script_json
+from gentrace.views.inlined import plotly_script, policy_hash, script_json, theme_rules
 from gentrace.views.timeline import (
     FULL_ROWS,
     LOG_FLOOR,
@@ -186,13 +186,7 @@ def _asset(name: str) -> str:
 
 def _style() -> str:
     """The style sheet, with both themes' colours in front."""
-    rules = []
-    for name, colours in (("light", theme.LIGHT), ("dark", theme.DARK)):
-        plain = {key: value for key, value in asdict(colours).items() if isinstance(value, str)}
-        settings = "".join(f"--{key}:{value};" for key, value in plain.items()) + f"color-scheme:{name};"
-        rules.append(f':root[data-theme="{name}"]{{{settings}}}')
-        rules.append(f"@media (prefers-color-scheme:{name}){{:root:not([data-theme]){{{settings}}}}}")
-    return f":root{{--sans:{theme.SANS};--serif:{theme.SERIF};}}\n" + "\n".join(rules) + "\n" + _asset("page.css")
+    return f"{theme_rules()}\n{_asset('page.css')}"
 
 
 def _assemble(title: str, payload: str, matrices: str) -> str:

@@ -9,8 +9,8 @@ PINS = ("torch==2.13.0", "transformers==5.23.0", "transformer-lens==4.3.0", "nns
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def make(folder: Path) -> Path:
-    """Make the environment, gentrace from this checkout included.
+def empty(folder: Path) -> Path:
+    """Make an environment with nothing but pip.
 
     Args:
         folder: A folder that does not exist yet.
@@ -21,7 +21,24 @@ def make(folder: Path) -> Path:
     if folder.exists():
         raise SystemExit(f"making an environment: {folder} exists; give a folder that does not")
     venv.create(folder, with_pip=True)
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    return python_of(folder)
+
+
+def python_of(folder: Path) -> Path:
+    """The Python of an environment."""
+    return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def make(folder: Path) -> Path:
+    """Make the environment, gentrace from this checkout included.
+
+    Args:
+        folder: A folder that does not exist yet.
+
+    Returns:
+        Its Python.
+    """
+    python = empty(folder)
     command = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "scripts/constraints.txt")]
     subprocess.run([*command, *PINS, "--editable", str(ROOT)], check=True)
     return python

@@ -5,10 +5,8 @@ stand in the environment's folder, so that no network and no CDN's slowness is m
 """
 
 import subprocess
-import sys
 import threading
 import uuid
-import venv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import torch
 from playwright.sync_api import Browser, Error
 
 from gentrace.trace.trace import Trace
-from scripts.peers.environment import ROOT
+from scripts.peers.environment import ROOT, empty, python_of
 
 PINS = ("bertviz==1.4.1", "torch==2.13.0", "ipython==9.18.1", "numpy==2.4.6")
 NPM = ("requirejs@2.3.6", "d3@5.7.0", "jquery@2.1.0")
@@ -60,19 +58,13 @@ def make(folder: Path) -> Path:
     Returns:
         Its Python.
     """
-    if folder.exists():
-        raise SystemExit(f"making an environment: {folder} exists; give a folder that does not")
-    venv.create(folder, with_pip=True)
-    pip = [str(python_of(folder)), "-m", "pip", "install", "--quiet"]
+    python = empty(folder)
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
     # Its other requirements are for loading models, which these two views do not.
     subprocess.run([*pip, "--no-deps", PINS[0]], check=True)
     subprocess.run([*pip, "--constraint", str(ROOT / "scripts/constraints.txt"), *PINS[1:]], check=True)
     subprocess.run(["npm", "install", "--silent", "--ignore-scripts", "--prefix", str(folder), *NPM], check=True)
-    return python_of(folder)
-
-
-def python_of(folder: Path) -> Path:
-    return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    return python
 
 
 def opened(
