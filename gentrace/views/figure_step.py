@@ -219,8 +219,11 @@ def _ghost_bars(step: Step) -> list[dict[str, Any]]:
     if len(step.ghosts) > len(ghosts):
         at, levels = [*at, 0.0], [*levels, places[-1] - 1]
         numbers = [*numbers, f"and {len(step.ghosts) - len(ghosts)} more"]
+    # Plotly gives no colour to bars that first appear in a fast animation, so there are always as many.
+    rest = range(len(ghosts) + 1, MOST_GHOSTS + 1)
+    bars = {"y": [*places, *(heading - slot for slot in rest)], "x": [*lengths, *(0.0 for _ in rest)]}
     return [
-        {"type": "bar", "y": places, "x": lengths},
+        {"type": "bar"} | bars,
         {"type": "scatter", "x": [-0.02] * len(ghosts), "y": places, "text": [escape(one.label) for one in ghosts]},
         {"type": "scatter", "x": at, "y": levels, "text": numbers},
     ]

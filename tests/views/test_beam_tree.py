@@ -125,3 +125,9 @@ def test_ghosts_are_the_rejected_drafts() -> None:
     for frame, step in zip(figure.frames, steps, strict=True):
         drawn = dict(zip(frame.traces, frame.data, strict=True))[place]
         assert len(drawn.text or ()) == len(step.ghosts)
+    # Plotly draws bars black that appear in the middle of an animation: each frame has as many.
+    bars = next(place for place, one in enumerate(figure.data) if one.name == "drafts")
+    lengths = [list(dict(zip(frame.traces, frame.data, strict=True))[bars].x) for frame in figure.frames]
+    assert {len(one) for one in lengths} == {4}
+    for own, step in zip(lengths, steps, strict=True):
+        assert own == pytest.approx([*(one.probability for one in step.ghosts), 0, 0, 0, 0][:4], abs=1e-3)
