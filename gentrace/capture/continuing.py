@@ -117,6 +117,9 @@ class SteadyPath:
         thread.given, thread.aside = dict(inputs), any(role == "aside" for _, role in inner)
         thread.stack = [(lane.module, "step"), *inner]
         self._begin_step(lane.module, thread.given, lane.fed)
+        if thread.step is not None:
+            thread.step.handed_over = True
+            thread.step.roles.update((id(module), role) for module, role in inner)
 
     def _leave(self, lane: Lane) -> None:
         thread = self._thread

@@ -5,22 +5,20 @@ was cropped, replaces what was there.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from gentrace.capture.fidelity import Check
+from gentrace.capture.followed import Followed
 from gentrace.capture.rows import Charge, Rows, copy_rows
 from gentrace.stitch.mask import FragmentMask, MaskReading, look_at_mask
 from gentrace.stitch.plan import Landing
 from gentrace.trace.info import LayerInfo
 
 HOLD = 16
-"""Rows of queries to hold before they are copied together, where the kernel's keys are held too."""
-HOLD_FOLLOWED = 64
-"""The same where the cache is followed."""
+"""Rows of queries to hold before they are copied together, where the kernel's keys are held too; see `Followed`."""
 HOLD_BYTES = 2**20
 """What a layer may hold that way, beyond a few rows."""
 
@@ -63,56 +61,6 @@ def newest(query: Tensor, placed: Placed, bias: Tensor | None, skipped: int) -> 
     cut = FragmentMask(mask.start[:, skipped:], mask.stop[:, skipped:], dense, None)
     place = replace(landing, query_start=start, copy_start=max(landing.key_start, start))
     return query[:, :, skipped:], Placed(place, cut), None if bias is None else bias[:, :, skipped:]
-
-
-@dataclass(slots=True, eq=False)
-class Followed:
-    """The layer of the model's own cache that a recorded layer's new keys are read from, many at a time."""
-
-    cache: Any
-    slides: bool
-    """Whether it forgets the oldest keys."""
-    in_place: bool
-    """Whether new keys are written into the ones that are there."""
-    holds_rows: int
-    """Rows that may wait before they are read, since it forgets them later than that."""
-
-    def holds(self, key: Tensor) -> bool:
-        """Whether a kernel's keys are this cache's; one that slides hands out more than it keeps."""
-        return self.slides or key is self.cache.keys
-
-    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """``[batch, kv_head, row, dim]`` keys and values of positions ``start … stop``."""
-        keys, values = self.cache.keys, self.cache.values
-        # A step that was cut short may have left one row more than was recorded, so nothing is counted from the end.
-        oldest = self.cache.cumulative_length - keys.shape[2] if self.slides else 0
-        first, count = start - oldest, stop - start
-        return keys.narrow(2, first, count), values.narrow(2, first, count)
-
-
-class Caches:
-    """Where a model's cache keeps which kernel's keys, after a forward."""
-
-    def __init__(self, cache: Cache) -> None:
-        """Look at the cache's layers; those that keep keys in a way that is not known here are left out."""
-        layers: list[Any] = list(cache.layers)
-        updates = [(layer, type(layer).update) for layer in layers if getattr(layer, "keys", None) is not None]
-        whole = (DynamicLayer.update, StaticLayer.update)
-        self._whole: dict[int, Any] = {id(layer.keys): layer for layer, update in updates if update in whole}
-        self._sliding: list[Any] = [
-            layer for layer, update in updates if update is DynamicSlidingWindowLayer.update and not layer.record_past
-        ]
-
-    def follow(self, key: Tensor) -> Followed | None:
-        """The cache's layer behind the keys ``[batch, kv_head, key, dim]`` that a kernel was given, if there is one."""
-        layer = self._whole.get(id(key))
-        if layer is not None and layer.keys is key:
-            return Followed(layer, False, type(layer).update is StaticLayer.update, HOLD_FOLLOWED)
-        for layer in self._sliding:
-            room = min(HOLD_FOLLOWED, layer.sliding_window - 2)
-            if room > 0 and layer.keys[0, 0, -1].data_ptr() == key[0, 0, -1].data_ptr():
-                return Followed(layer, True, False, room)
-        return None
 
 
 class Patches:

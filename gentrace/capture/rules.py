@@ -21,16 +21,17 @@ from gentrace.stitch.plan import Landing, plan_landing
 class MaskRule:
     """The masks of all layers that are shown the same ones, one row a step."""
 
-    def __init__(self, mask: Any, placed: Placed, kernel: str, columns: int) -> None:
-        """Learn from a row that was read.
+    def __init__(self, placed: Placed, kernel: str, columns: int, *, masked: bool) -> None:
+        """Learn from rows that were read.
 
         Args:
-            mask: What the kernel was given.
-            placed: Its row, read.
+            placed: The newest of them.
             kernel: The kernel's name.
             columns: Columns of the kernel's keys.
+            masked: Whether the kernel was given a mask.
         """
-        self.mask = mask
+        self.mask: Any = None
+        """The mask of the newest row that was admitted."""
         self.at = -1
         """Position of the newest row that was admitted."""
         self.pieces: list[Placed] = []
@@ -38,9 +39,9 @@ class MaskRule:
         self._kernel = kernel
         self._padded = columns > placed.landing.keys
         """Whether the kernel is shown more columns than there are tokens."""
-        self._first = torch.zeros(1, 1, dtype=torch.int64) if mask is None else placed.mask.start
+        self._first = placed.mask.start[:, -1:] if masked else torch.zeros(1, 1, dtype=torch.int64)
         """[batch or 1, 1] first position that rows may see."""
-        self._no_padding = mask is None
+        self._no_padding = not masked
         on_host = self._first.device.type == "cpu"
         self._latest_start = int(self._first.max()) if on_host else math.inf
         """The latest of these; on an accelerator, where asking would wait for it, infinite."""
@@ -60,7 +61,7 @@ class MaskRule:
         """
         key_start = 0 if self._padded else max(0, fed + 1 - keys)
         if mask is None:
-            if self._padded or not self._no_padding:
+            if self._padded or self._latest_start > key_start:
                 return False
         elif not isinstance(mask, Tensor) or mask.dim() != 4:
             return False

@@ -17,16 +17,16 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from gentrace.capture.decoding.distributions import follow
 from gentrace.capture.decoding.generation import Generation
 from gentrace.capture.fidelity import Shown, check_rows
-from gentrace.capture.layers import HOLD_BYTES, Caches, Followed, VectorLayer
+from gentrace.capture.followed import Caches, Followable, Followed
+from gentrace.capture.layers import HOLD_BYTES, VectorLayer
 from gentrace.capture.rules import MaskRule
-from gentrace.capture.sites import Settings, Site, Sites
+from gentrace.capture.sites import Settings, Sites
 from gentrace.capture.step import Step
-from gentrace.capture.taps.calls import VectorCall
 from gentrace.stitch.plan import plan_landing
 from gentrace.stitch.scores import ScoreRule
 
 CHECK_EVERY = 32
-"""Steps after which one layer's newest row is recomputed; the layers take turns."""
+"""Steps after which one layer's newest row is recomputed, from the first on; the layers take turns."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +51,7 @@ class Lane:
     def __init__(
         self, step: Step, generation: Generation, settings: Settings, entries: dict[int, Entry | None]
     ) -> None:
-        """Begin after a step that went the full path.
+        """Begin after a step that went the full path, such as the prefill.
 
         Args:
             step: That step.
@@ -106,8 +106,8 @@ class Lane:
         self.inner.clear()
         self.aside = 0
         self._taken = 0
-        if self._settings.verify and self._wanted and not (run.forwards + 1) % CHECK_EVERY:
-            self._checked = self._wanted[(run.forwards + 1) // CHECK_EVERY % len(self._wanted)]
+        if self._settings.verify and self._wanted and run.forwards % CHECK_EVERY == 1:
+            self._checked = self._wanted[run.forwards // CHECK_EVERY % len(self._wanted)]
         return True
 
     def enters(self, module: nn.Module) -> bool:
@@ -202,7 +202,7 @@ class Lane:
 
 
 def settle_into(step: Step, generation: Generation, sites: Sites, settings: Settings) -> Lane | None:
-    """The steady path that a decoding step can be followed by; None if it has to go the full path every time.
+    """The steady path that a step can be followed by; None if the next one has to go the full path.
 
     Args:
         step: A step that went the full path.
@@ -217,34 +217,31 @@ def settle_into(step: Step, generation: Generation, sites: Sites, settings: Sett
     generation.tries -= 1
     if not isinstance(cache, Cache) or isinstance(cache, EncoderDecoderCache) or getattr(cache, "offloading", False):
         return None
-    if step.ids is None or step.run.encoder is not None or step.attended_twice():
+    if step.ids is None or step.handed_over or step.run.encoder is not None or step.attended_twice():
         return None
     entries: dict[int, Entry | None] = dict.fromkeys(step.unwanted(sites))
     followed = Caches(cache)
     rules: dict[int, MaskRule] = {}
-    for site, call in step.decoded:
-        entry = _entry(step, site, call, followed, rules)
+    for shown in step.followable:
+        entry = _entry(step, shown, followed, rules)
         if entry is None:
             return None
-        entries[id(call.module)] = entry
+        entries[id(shown.module)] = entry
     return Lane(step, generation, settings, entries) if len(entries) == step.seen else None
 
 
-def _entry(step: Step, site: Site, call: VectorCall, caches: Caches, rules: dict[int, MaskRule]) -> Entry | None:
-    layer, options = step.run.layers.get((site.kind, site.number)), call.options
-    if not isinstance(layer, VectorLayer) or site.kind != "self" or call.source != "interface":
+def _entry(step: Step, shown: Followable, caches: Caches, rules: dict[int, MaskRule]) -> Entry | None:
+    site = shown.site
+    layer = step.run.layers.get((site.kind, site.number))
+    if not shown.plain or shown.rows != step.queries or site.kind != "self":
         return None
-    if options.get("position_bias") is not None or options.get("dropout") or layer.known != step.run.stop:
+    if not isinstance(layer, VectorLayer) or layer.known != step.run.stop:
         return None
-    if call.query.shape[2] != 1 or not (call.mask is None or (isinstance(call.mask, Tensor) and call.mask.dim() == 4)):
-        return None
-    placed, followed = layer.fragments[-1], caches.follow(call.key)
+    placed, followed = layer.fragments[-1], caches.follow(shown.key)
     if followed is None or placed.mask.bias is not None or placed.mask.dense is not None:
         return None
-    if call.mask is None and "flash" in call.kernel and options.get("sliding_window") is not None:
-        return None
     if id(placed) not in rules:
-        rules[id(placed)] = MaskRule(call.mask, placed, call.kernel, call.key.shape[2])
-    keeps = max(1, min(followed.holds_rows, HOLD_BYTES // call.query.nbytes))
-    copies = followed.in_place and call.query.device.type == "cuda"
+        rules[id(placed)] = MaskRule(placed, shown.kernel, shown.key.shape[2], masked=shown.masked)
+    keeps = max(1, min(followed.holds_rows, HOLD_BYTES // shown.row_bytes))
+    copies = followed.in_place and shown.key.device.type == "cuda"
     return Entry(layer, followed, rules[id(placed)], keeps, copies)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gentrace.capture.fidelity import Shown, Sight, check_rows, check_together, local_rows, sight_of
+from gentrace.capture.followed import Followable
 from gentrace.capture.kernels import begin_layer, place_with_mask
 from gentrace.capture.layers import Patches, Placed, ScoreLayer, VectorLayer, newest
 from gentrace.capture.run import Run
@@ -60,8 +61,8 @@ class Step:
         """Attentions of single rows, to be recorded when the forward has ended."""
         self.roles: dict[int, str] = {}
         """What the models inside, by their ids, are to the recording."""
-        self.decoded: list[tuple[Site, VectorCall]] = []
-        """Those of a forward that has."""
+        self.followable: list[Followable] = []
+        """Attentions that were recorded row by row, as the next forward may go on with them."""
         self.all_rows = True
         self.may_be_reordered = False
         self.fresh = 0
@@ -72,6 +73,8 @@ class Step:
         """Whether there is something beside the text that attention may look at."""
         self.dropout = False
         """Whether a kernel dropped weights at random."""
+        self.handed_over = False
+        """Whether the steady path took its first layers."""
         self.seen = 0
         """Attentions seen, recorded or not."""
         self._newest: tuple[nn.Module, Tensor] | None = None
@@ -111,13 +114,13 @@ class Step:
             # One row a layer is cheaper to record for all layers in one go, after the forward.
             self.calls.append((site, call))
         else:
-            self._see_vectors(site, call, settings)
+            self._record(site, call, settings)
 
     def finish(self, settings: Settings) -> None:
         """Record what was put off."""
         for site, call in self.calls:
-            self._see_vectors(site, call, settings)
-        self.decoded, self.calls = self.calls, []
+            self._record(site, call, settings)
+        self.calls = []
         groups: dict[Any, list[tuple[VectorLayer, Shown]]] = {}
         for layer, shown in self._unchecked:
             groups.setdefault(shown.alike, []).append((layer, shown))
@@ -136,6 +139,11 @@ class Step:
     def unwanted(self, sites: Sites) -> list[int]:
         """Ids of the modules that attended without being asked for."""
         return [module for module in self._times if not sites.known[module, 0, self.encoder].wanted]
+
+    def _record(self, site: Site, call: VectorCall, settings: Settings) -> None:
+        self._see_vectors(site, call, settings)
+        if self.cache is not None:
+            self.followable.append(Followable.of(site, call))
 
     def _is_repeated(self, call: VectorCall) -> bool:
         """Whether a module attends with the same queries again, as it does to mix values in two parts."""

@@ -256,7 +256,8 @@ class Tracker(SteadyPath):
         keep_distributions(self._anatomy.model, step, output, generation, self._settings.top_k)
         if run.spill is not None:
             run.spill.after_forward(self._anatomy.model)
-        if generation is not None and step.queries == 1 and step.number:
+        # Not after a part of a prompt that is read in chunks.
+        if generation is not None and (run.stop >= generation.columns or (step.queries == 1 and step.number)):
             generation.lane = settle_into(step, generation, self._sites, self._settings)
         if self.watches:
             self._show(run, step.fed, None)

@@ -71,7 +71,7 @@ def test_types_take_it(name: str, kernel: str, cache: str, steps: Counter[str]) 
     ids, mask = padded([5, 3])
     options = {} if cache == "dynamic" else {"cache_implementation": "static", "disable_compile": True}
     traces, sequences = write(model, ids, mask, 12, **options)
-    assert steps == {"begins": 10, "close": 1}
+    assert steps == {"begins": 11, "close": 1}
     for trace, row, own in zip(traces, sequences, mask, strict=True):
         check(trace, model, own_text(row, own))
 
@@ -89,7 +89,7 @@ def test_many_steps(kernel: str, window: int | None, cache: str, steps: Counter[
     ids, mask = padded([9, 4])
     options = {} if cache == "dynamic" else {"cache_implementation": "static", "disable_compile": True}
     traces, sequences = write(model, ids, mask, 150, **options)
-    assert steps["begins"] == 148
+    assert steps["begins"] == 149
     for trace, row, own in zip(traces, sequences, mask, strict=True):
         check(trace, model, own_text(row, own))
         assert len(trace.fidelity.layers[0].rows) > 2
@@ -117,7 +117,7 @@ def test_another_kernel_in_the_middle(steps: Counter[str]) -> None:
     traces, sequences = write(model, ids, mask, 20, logits_processor=LogitsProcessorList([switch]))
     check(traces[0], model, sequences[0])
     # The masks that eager attention is given say what was expected.
-    assert steps == {"begins": 18, "close": 1}
+    assert steps == {"begins": 19, "close": 1}
 
 
 @pytest.mark.parametrize("call", [0, 1, 2, 4, 14])
@@ -170,7 +170,7 @@ def test_ctrl_c_in_the_middle_of_a_step(steps: Counter[str]) -> None:
     assert cut.length == 6 + 7
     assert not cut.meta.complete
     check(whole, model, after[0])
-    assert steps["begins"] == 7 + 6
+    assert steps["begins"] == 8 + 7
 
 
 def test_sampling_keeps_both_distributions(steps: Counter[str]) -> None:
@@ -180,7 +180,7 @@ def test_sampling_keeps_both_distributions(steps: Counter[str]) -> None:
     torch.manual_seed(5)
     with gentrace.record(model) as recorder:
         result = model.generate(ids, return_dict_in_generate=True, output_scores=True, output_logits=True, **options)
-    assert steps["begins"] == 14
+    assert steps["begins"] == 15
     tokens = recorder.trace.tokens
     for step, (scores, logits) in enumerate(zip(result.scores, result.logits, strict=True)):
         token = result.sequences[0, 6 + step]
@@ -188,6 +188,85 @@ def test_sampling_keeps_both_distributions(steps: Counter[str]) -> None:
             float(scores.log_softmax(-1)[0, token]), abs=1e-5
         )
         assert float(tokens.logprobs[6 + step]) == pytest.approx(float(logits.log_softmax(-1)[0, token]), abs=1e-5)
+
+
+def test_a_prompt_read_in_chunks_uses_up_no_tries(steps: Counter[str]) -> None:
+    model = tiny("llama")
+    ids, mask = padded([30])
+    traces, sequences = write(model, ids, mask, 6, prefill_chunk_size=2)
+    assert steps == {"begins": 5, "close": 1}
+    check(traces[0], model, sequences[0])
+
+
+class Forbids(LogitsProcessor):
+    """Forbids token 5."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores.index_fill(1, torch.tensor([5]), -torch.inf)
+
+
+class Needs(Forbids):
+    """Wants to be told more than generate tells."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, temper: float) -> Tensor:
+        return scores * temper
+
+
+class Own(LogitsProcessorList):
+    """A list with its own way of calling."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **options: Any) -> Tensor:
+        return super().__call__(input_ids, scores, **options) * 2.0
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_processors_do_what_they_would_alone(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    if own:
+        made = model._get_logits_processor
+        monkeypatch.setattr(
+            model, "_get_logits_processor", lambda *given, **named: Own(made(*given, **named)), raising=False
+        )
+    options: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "output_scores": True}
+    options |= {"return_dict_in_generate": True, "repetition_penalty": 1.3}
+    options["logits_processor"] = LogitsProcessorList([Forbids()])
+    alone = model.generate(prompt(5), **options)
+    with gentrace.record(model) as recorder:
+        recorded = model.generate(prompt(5), **options)
+    assert torch.equal(alone.sequences, recorded.sequences)
+    assert all(map(torch.equal, alone.scores, recorded.scores))
+    for place, scores in enumerate(alone.scores):
+        token = alone.sequences[0, 5 + place]
+        kept = float(recorder.trace.tokens.sampled_logprobs[5 + place])
+        assert kept == pytest.approx(float(scores.log_softmax(-1)[0, token]), abs=1e-5)
+
+
+def test_a_step_that_was_handed_over_leads_back(steps: Counter[str]) -> None:
+    """The rest of a step may go the full path; what lies inside the model is known at the next one all the same."""
+    model = tiny("llama")
+    ids, mask = padded([6])
+
+    def spell_out(
+        module: object, args: tuple[Any, ...], given: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        seen = given["past_key_values"].get_seq_length()
+        return args, given | ({"attention_mask": torch.zeros(1, 1, 1, seen)} if seen == 10 else {})
+
+    handle = model.model.layers[1].self_attn.register_forward_pre_hook(spell_out, with_kwargs=True)
+    traces, sequences = write(model, ids, mask, 20)
+    handle.remove()
+    check(traces[0], model, sequences[0])
+    assert steps == {"begins": 18, "close": 2}
+
+
+def test_a_processor_that_is_told_too_little_is_refused_as_alone() -> None:
+    model = tiny("llama")
+    options = {"max_new_tokens": 3, "logits_processor": LogitsProcessorList([Needs()])}
+    with pytest.raises(ValueError, match="required parameters") as alone:
+        model.generate(prompt(5), **options)
+    with pytest.raises(ValueError, match="required parameters") as recorded, gentrace.record(model):
+        model.generate(prompt(5), **options)
+    assert str(alone.value) == str(recorded.value)
 
 
 class Operations(TorchDispatchMode):

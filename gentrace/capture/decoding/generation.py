@@ -137,21 +137,36 @@ class _Unchanged(LogitsProcessor):
 class _Processors(LogitsProcessorList):
     """Processors whose own forwards, as guidance makes them, are not the text's."""
 
-    generation: Generation
-    given: LogitsProcessorList
+    def __init__(self, given: LogitsProcessorList, generation: Generation) -> None:
+        """Put one that changes nothing after those that generate has made."""
+        super().__init__([*given, _Unchanged()])
+        self.generation = generation
+        self.given = given
+        # What each one takes is asked once here, and at every step there.
+        self._plain = [*given] if type(given) is LogitsProcessorList and all(map(_takes_two, given)) else None
 
     def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
         generation = self.generation
         if len(self) > 1:
             generation.aside += 1
             try:
-                # Asking the one that changes nothing too costs as much as asking one that does.
-                own = self.given if len(self) == len(self.given) + 1 else super()
-                scores = own.__call__(input_ids, scores, **options)
+                # A processor may have been added to either list since.
+                if len(self) != len(self.given) + 1:
+                    scores = super().__call__(input_ids, scores, **options)
+                elif self._plain == self.given:
+                    for processor in self.given:
+                        scores = processor(input_ids, scores)
+                else:
+                    scores = self.given.__call__(input_ids, scores, **options)
             finally:
                 generation.aside -= 1
         generation.note_scores(scores)
         return scores
+
+
+def _takes_two(processor: Any) -> bool:
+    """Whether it is called with ids and scores alone."""
+    return len(inspect.signature(processor.__call__).parameters) <= 2
 
 
 class _Criteria(StoppingCriteriaList):
@@ -242,7 +257,7 @@ class GenerateWatch:
             generation.encoder = encoder
             self._current[threading.get_ident()] = generation
         generation.prepared = True
-        given = inspect.signature(original).bind(*args, **kwargs).arguments
+        given = inspect.signature(original).bind(*args, **kwargs).arguments if args else kwargs
         config = given["generation_config"]
         mode = str(config.get_generation_mode().value)
         if mode not in MODES:
@@ -259,9 +274,7 @@ class GenerateWatch:
         generation.padding = None if mask is None else mask.detach().clone()
         generation.config = config
         generation.samples_raw = not processors
-        observed = _Processors([*processors, _Unchanged()])
-        observed.generation, observed.given = generation, processors
-        return observed
+        return _Processors(processors, generation)
 
     def _get_stopping_criteria(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         criteria = original(*args, **kwargs)
