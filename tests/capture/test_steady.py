@@ -205,7 +205,7 @@ class Forbids(LogitsProcessor):
         return scores.index_fill(1, torch.tensor([5]), -torch.inf)
 
 
-class Needs(Forbids):
+class Needs(LogitsProcessor):
     """Wants to be told more than generate tells."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor, temper: float) -> Tensor:
