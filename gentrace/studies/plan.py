@@ -20,10 +20,11 @@ import torch
 
 import gentrace
 from gentrace.studies.decoding import Setting
+from gentrace.studies.errors import Problem
 from gentrace.studies.measuring import ReadyMeasure, ready_measures
 from gentrace.studies.models import LoadedModel, open_model
 from gentrace.studies.prompts import Prompt, factor_types
-from gentrace.studies.spec import ModelSpec, Spec, refuse
+from gentrace.studies.spec import ModelSpec, Spec, refuse, refuse_all
 from gentrace.studies.tables import Whose
 
 FORMAT = 1
@@ -264,11 +265,15 @@ def _batches(
 
 def _check_layers(spec: Spec, loaded: LoadedModel) -> None:
     count, name = loaded.layer_count, loaded.spec.name
-    for place, layer in enumerate(spec.layers or ()):
-        if layer >= count:
-            raise refuse(spec, f"{name} has layers 0 … {count - 1}, not {layer}", "layers", place)
+    wrong = [
+        Problem(spec.where("layers", place), f"{name} has layers 0 … {count - 1}, not {layer}")
+        for place, layer in enumerate(spec.layers or ())
+        if layer >= count
+    ]
     heads = getattr(loaded.model.config.get_text_config(), "num_attention_heads", None)
     for place, (layer, head) in enumerate(spec.keep.heads):
         if not 0 <= layer < count or head < 0 or (isinstance(heads, int) and head >= heads):
             what = f"{name} has layers 0 … {count - 1} with heads 0 … {(heads or 0) - 1}, not [{layer}, {head}]"
-            raise refuse(spec, what, "keep", "heads", place)
+            wrong.append(Problem(spec.where("keep", "heads", place), what))
+    if wrong:
+        raise refuse_all(spec, wrong)

@@ -87,7 +87,7 @@ def test_mistakes_are_named(spec: Path, tmp_path: Path) -> None:
     for command in (("check", spec), ("run", spec, "--out", tmp_path / "out")):
         result = call(*command)
         assert result.exit_code == 1
-        assert "s.toml:8:18: decoding[0].max_new_tokens[0] is 0: input should be greater" in result.output
+        assert "s.toml:8:18: decoding.max_new_tokens is 0: input should be greater" in result.output
         assert "s.toml:9:1: unknown key 'temprature' (did you mean 'temperature'?)" in result.output
     assert not (tmp_path / "out").exists()
     assert "there is no manifest.json" in call("run", "--out", tmp_path / "nothing").output
