@@ -90,7 +90,9 @@ def test_a_cluster_that_is_there_is_joined(ray: Any, deadly: tuple[Path, list[st
 
 
 def test_too_much_is_not_waited_for(ray: Any, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"one needs 1 CPU and 64 GPU; this machine has \d+ CPU and \d+ GPU. ask for"):
+    with pytest.raises(
+        StudyError, match=r"one needs 1 CPU and 64 GPU; this machine has \d+ CPU and \d+ GPU. ask for less"
+    ):
         run(made_spec(), tmp_path, engine=RayEngine(gpus=64))
 
 
