@@ -30,8 +30,8 @@ SMALLEST = 1e-4
 """The unit in which Ray counts CPUs and GPUs."""
 NOTICE = 60.0
 """Seconds without a worker after which the user is told what is waited for."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_BACKEND_LOG_LEVEL": "error"}
-"""No statistics are sent to anybody, and Ray does not warn of a change to come, nor every second of one that waits."""
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""No statistics are sent to anybody, and Ray does not warn of a change to come."""
 
 MODE = "RAY_AUTH_MODE"
 """Whether Ray's processes show each other a token: "token" or "disabled"."""

@@ -45,11 +45,11 @@ def given():
         return {}
     import ray
 
-    until = time.monotonic() + 60
-    while (left := ray.available_resources()).get("GPU") and time.monotonic() < until:
+    assigned, left, until = ray.get_runtime_context().get_assigned_resources(), {}, time.monotonic() + 60
+    # What nodes have left is told around by and by.
+    while "GPU" in assigned and (left := ray.available_resources()).get("GPU") and time.monotonic() < until:
         time.sleep(0.05)
-    context = ray.get_runtime_context()
-    return {"assigned": context.get_assigned_resources(), "ids": ray.get_gpu_ids(), "left": left.get("GPU", 0)}
+    return {"assigned": assigned, "ids": ray.get_gpu_ids(), "left": left.get("GPU", 0)}
 """
 
 
