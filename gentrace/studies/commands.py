@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 import click
 
 from gentrace.errors import GentraceError
+from gentrace.studies.errors import counted
 
 if TYPE_CHECKING:
     from gentrace.studies.engine import Engine
 
 SPEC = click.argument("spec", type=click.Path(path_type=Path, dir_okay=False))
+SHOWN = 3
+"""Reasons for failures that a run names at its end."""
 DEVICE = click.option("--device", help="Where models go that the specification gives no device, such as cpu or cuda.")
 
 
@@ -108,13 +111,13 @@ def run(
         )
         click.echo(
             f"{summary.generations - summary.failed} of {summary.generations} generations are in {out}: "
-            f"{summary.batches} batches done, {summary.reused} reused, {summary.new_tokens} new tokens"
+            f"{counted(summary.batches, 'batch', 'batches')} done, {summary.reused} reused, "
+            f"{counted(summary.new_tokens, 'new token')}"
         )
         if not summary.ok:
-            raise click.ClickException(
-                f"{summary.failed} generations failed: see gentrace.studies.open_study({str(out)!r}).failures(); "
-                "--retry-failed tries them again"
-            )
+            last = f"see gentrace.studies.open_study({str(out)!r}).failures(); --retry-failed tries them again"
+            lines = [f"{counted(summary.failed, 'generation')} failed:", *_reasons(out), last]
+            raise click.ClickException("\n".join(lines))
 
 
 @study.command()
@@ -144,12 +147,13 @@ def verify(folder: Path, batches: int, audit_batches: bool, sample: int, seed: i
                     else f"another text from new token {one.first} of {one.tokens} on"
                 )
                 apart = f"logprobs differ by {one.largest:.1e}"
-                click.echo(f"prompt {one.prompt_id} without its {one.mates} mates: {changed}, {apart}")
+                click.echo(f"prompt {one.prompt_id} without its {counted(one.mates, 'mate')}: {changed}, {apart}")
             others = sum(one.first is not None for one in audited)
             click.echo(f"batching changed {others} of {len(audited)} texts")
         if not found.ok:
             raise click.ClickException(
-                f"{len(found.damaged)} files are damaged, {len(found.differences)} entries differ"
+                f"{counted(len(found.damaged), 'file is', 'files are')} damaged, "
+                f"{counted(len(found.differences), 'entry differs', 'entries differ')}"
             )
 
 
@@ -165,6 +169,20 @@ def clear_errors() -> Generator[None]:
         raise click.ClickException(f"{error.strerror or error}{where}") from error
     except KeyboardInterrupt:
         raise click.ClickException("stopped; the same command goes on") from None
+
+
+def _reasons(out: Path) -> list[str]:
+    """What failed most often in a study, a line each."""
+    from gentrace.studies.reading import open_study
+
+    failures = open_study(out).failures()
+    groups = failures.groupby(["stage", "error"], sort=False)["prompt"].agg(["size", "first"])
+    found = groups.sort_values("size", ascending=False, kind="stable").head(SHOWN)
+    lines = [
+        f"  {stage}: {error} ({counted(size, 'time')}, first with {first[:60]!r})"
+        for (stage, error), size, first in found.itertuples(name=None)
+    ]
+    return lines + ([f"  … and {counted(len(groups) - SHOWN, 'other reason')}"] if len(groups) > SHOWN else [])
 
 
 def _say(line: str) -> None:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 
 import gentrace
+from gentrace.errors import StudyError
 from gentrace.studies.decoding import Setting
 from gentrace.studies.errors import Problem
 from gentrace.studies.measuring import ReadyMeasure, ready_measures
@@ -147,11 +148,11 @@ def make_plan(spec: Spec, prompts: Sequence[Prompt], models: Models, *, folders:
         folders: Where a user's modules are looked for.
 
     Raises:
-        SpecError: If a layer or a head does not exist.
-        StudyError: If a model or a measure cannot be loaded.
+        SpecError: If a measure cannot be found, or a layer or a head does not exist.
+        StudyError: If a model cannot be loaded.
     """
     recipe = Recipe(spec, models.base.resolve(), tuple(folders), factor_types(prompts), torch.get_num_threads())
-    measures = ready_measures(spec.measures, folders)
+    measures = _measures(spec, folders)
     shared: dict[str, Any] = {
         "format": FORMAT,
         "layers": None if spec.layers is None else sorted(spec.layers),
@@ -261,6 +262,19 @@ def _batches(
         own = ingredients | {"prompts": prompts}
         made.append(Batch(first + place, digest(own), model, setting, group, own))
     return made
+
+
+def _measures(spec: Spec, folders: Sequence[Path]) -> list[ReadyMeasure]:
+    found: list[ReadyMeasure] = []
+    wrong: list[Problem] = []
+    for place, one in enumerate(spec.measures):
+        try:
+            found += ready_measures([one], folders)
+        except StudyError as error:
+            wrong.append(Problem(spec.where("measures", place), str(error).rstrip(".")))
+    if wrong:
+        raise refuse_all(spec, wrong)
+    return found
 
 
 def _check_layers(spec: Spec, loaded: LoadedModel) -> None:

@@ -89,11 +89,13 @@ def run_study(
     folder.refuse_foreign()
     if spec is None:
         folder.manifest()
+    device = device if engine is None else engine.device
     with _disk_errors(folder):
+        # What cannot be planned leaves no folder behind.
+        first = None if folder.root.exists() else plan_study(spec, folder, device=device, elsewhere=engine is not None)
         folder.root.mkdir(parents=True, exist_ok=True)
         with Lock(folder.root / LOCK, say=say) as lock:
-            device = device if engine is None else engine.device
-            models, plan = plan_study(spec, folder, device=device, elsewhere=engine is not None)
+            models, plan = first or plan_study(spec, folder, device=device, elsewhere=engine is not None)
             folder.make()
             swept = folder.sweep()
             if swept:
