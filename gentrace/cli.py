@@ -193,7 +193,7 @@ def record_prompt(
         ModelUnfitError: If the prompt does not fit the model.
     """
     warpers = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    given = {name: value for name, value in warpers.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in warpers.items() if value is not None}
     if given and not sample:
         raise OneLine(f"{', '.join('--' + name.replace('_', '-') for name in given)} needs --sample")
     if not prompt.strip():

@@ -12,11 +12,13 @@ its tables and traces must be those of a run that nobody disturbed, byte for byt
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,6 +38,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    # Whoever ends this process ends the nodes that it started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         root = Path(folder)
@@ -44,7 +48,11 @@ def main() -> None:
             address, _ = stack.enter_context(first_node("--num-cpus", "2", RAY_AUTH_MODE="disabled"))
             engine = RayEngine(address, options.workers or None)
         run(made_spec(**SPEC), root / "whole")
-        ends = list(rounds(root, options.mode, random.Random(options.seed), options.kills, engine))
+        ends: list[dict[str, Any]] = []
+        for end in rounds(root, options.mode, random.Random(options.seed), options.kills, engine):
+            ends.append(end)
+            if end["status"] == 0:
+                print(f"{end['round']} is at its end, {len(ends)} runs so far", flush=True)
         middle = check_ends(root, ends, root / "whole")
     studies, killed = len({end["round"] for end in ends}), sum(end["status"] != 0 for end in ends)
     print(

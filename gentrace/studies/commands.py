@@ -5,6 +5,7 @@ Exit codes: 0 when everything is there; 1 when something failed, was stopped or 
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,9 +69,13 @@ def check(spec: Path, out: Path | None, device: str | None) -> None:
     help="Worker processes; one in this process, or one a device, or with Ray as many as there is room for.",
 )
 @click.option("--address", help="With Ray: a running cluster, HOST:PORT or auto; without it, one is started here.")
-@click.option("--cpus", type=click.FloatRange(min=0), default=1.0, show_default=True, help="With Ray: of a worker.")
+@click.option("--cpus", type=click.FloatRange(min=0), default=1.0, show_default=True, help="With Ray: each worker's.")
 @click.option(
-    "--gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="With Ray: of a worker, such as 0.5."
+    "--gpus",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="With Ray: each worker's; at 0.5, two of them share one GPU.",
 )
 @click.option("--retry-failed", is_flag=True, help="Do batches again in which something failed.")
 @click.option("--prune", is_flag=True, help="Remove finished batches that SPEC plans no more.")
@@ -175,14 +180,17 @@ def _reasons(out: Path) -> list[str]:
     """What failed most often in a study, a line each."""
     from gentrace.studies.reading import open_study
 
-    failures = open_study(out).failures()
-    groups = failures.groupby(["stage", "error"], sort=False)["prompt"].agg(["size", "first"])
-    found = groups.sort_values("size", ascending=False, kind="stable").head(SHOWN)
+    first: dict[tuple[str, str], str] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in open_study(out).failures().to_dict("records"):
+        reason = str(row["stage"]), str(row["error"])
+        counts[reason] += 1
+        first.setdefault(reason, str(row["prompt"]))
     lines = [
-        f"  {stage}: {error} ({counted(size, 'time')}, first with {first[:60]!r})"
-        for (stage, error), size, first in found.itertuples(name=None)
+        f"  {stage}: {error} ({counted(count, 'time')}, first with {first[stage, error][:60]!r})"
+        for (stage, error), count in counts.most_common(SHOWN)
     ]
-    return lines + ([f"  … and {counted(len(groups) - SHOWN, 'other reason')}"] if len(groups) > SHOWN else [])
+    return lines + ([f"  … and {counted(len(counts) - SHOWN, 'other reason')}"] if len(counts) > SHOWN else [])
 
 
 def _say(line: str) -> None:

@@ -75,14 +75,16 @@ def _problem(
 def _written(location: tuple[str | int, ...], values: Any) -> tuple[str | int, ...]:
     """A path without the places of lists that somebody wrote as one value."""
     path: list[str | int] = []
+    here: Any = values
     for part in location:
-        if isinstance(part, int) and not isinstance(values, list | tuple):
+        many = isinstance(here, list | tuple)
+        if isinstance(part, int) and not many:
             continue
         path.append(part)
         try:
-            values = values[part]
+            here = here[part]
         except (KeyError, IndexError, TypeError):
-            values = None
+            here = None
     return tuple(path)
 
 
