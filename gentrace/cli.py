@@ -53,6 +53,13 @@ GENERATION_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--top-k", type=click.IntRange(min=1), help="With --sample: choose among the k likeliest."),
     click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="With --sample: nucleus mass."),
     click.option("--seed", default=0, show_default=True, help="Seed for sampling."),
+    click.option(
+        "--alternatives",
+        type=click.IntRange(min=1),
+        default=10,
+        show_default=True,
+        help="Likeliest tokens to keep at each position, whatever is chosen.",
+    ),
     click.option("--device", help="Such as cpu or cuda."),
     click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the model's weights."),
 ]
@@ -175,6 +182,7 @@ def record_prompt(
     top_k: int | None,
     top_p: float | None,
     seed: int,
+    alternatives: int,
     device: str | None,
     dtype: str | None,
 ) -> "Trace":
@@ -185,7 +193,7 @@ def record_prompt(
         ModelUnfitError: If the prompt does not fit the model.
     """
     warpers = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    given = {name: value for name, value in warpers.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in warpers.items() if value is not None}
     if given and not sample:
         raise OneLine(f"{', '.join('--' + name.replace('_', '-') for name in given)} needs --sample")
     if not prompt.strip():
@@ -200,21 +208,22 @@ def record_prompt(
     if completion is not None:
         from gentrace.capture.oneliners import read
 
-        return read(network, tokenizer, prompt, completion, layers=layers)
+        return read(network, tokenizer, prompt, completion, layers=layers, top_k=alternatives)
     import torch
     from tqdm import tqdm
 
     torch.manual_seed(seed)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     given |= {"max_new_tokens": max_new_tokens, "do_sample": sample, "pad_token_id": pad}
+    kept: dict[str, Any] = {"layers": layers, "alternatives": alternatives}
     if live is not None:
         from gentrace.liveview.command import write
 
-        trace = write(network, tokenizer, prompt, layers, live, **given)
+        trace = write(network, tokenizer, prompt, live, **kept, **given)
     else:
         with tqdm(total=max_new_tokens, unit=" tokens", desc="writing", disable=None, leave=False) as bar:
             progress = _Progress(bar.update)
-            trace = gentrace.generate(network, tokenizer, prompt, layers=layers, streamer=progress, **given)
+            trace = gentrace.generate(network, tokenizer, prompt, streamer=progress, **kept, **given)
     if isinstance(trace, list):
         raise OneLine("the model's own generation settings return several sequences; that is not supported here")
     return trace

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import gentrace
 from gentrace.cli import main, parse_layers
+from gentrace.demo import load
 
 PROMPT = "Maia is a cute little baby"
 
@@ -75,6 +77,34 @@ def test_sampling_is_seeded(tmp_path: Path) -> None:
 
     assert sampled(1) == sampled(1)
     assert sampled(1) != sampled(2)
+
+
+def test_what_is_sampled_from_and_what_is_kept_are_two_options(tmp_path: Path) -> None:
+    model, tokenizer = load("story")
+    inputs = tokenizer([PROMPT], return_tensors="pt")
+
+    def theirs(**options: Any) -> list[int]:
+        """What transformers writes with a seed."""
+        torch.manual_seed(3)
+        given = {"max_new_tokens": 12, "do_sample": True, "temperature": 1.5, "pad_token_id": 0, **options}
+        return model.generate(**inputs, **given)[0].tolist()
+
+    settings = ("--sample", "--temperature", 1.5, "--seed", 3, "--max-new-tokens", 12)
+    for top_k, kept in ((2, 5), (4, 3)):
+        out = tmp_path / f"{top_k}.safetensors"
+        more = ("--top-k", top_k, "--alternatives", kept, "--out", out)
+        assert call("run", "--prompt", PROMPT, *settings, *more).exit_code == 0
+        tokens = gentrace.load(out).tokens
+        assert tokens.ids.tolist() == theirs(top_k=top_k)
+        assert tokens.top_ids.shape == (len(tokens), kept)
+    assert theirs(top_k=2) != theirs(top_k=4)
+    # In Python as well, where both doors call it top_k.
+    texts = {"max_new_tokens": 12, "temperature": 1.5}
+    torch.manual_seed(3)
+    tokens = gentrace.generate(model, tokenizer, PROMPT, do_sample=True, top_k=2, **texts).tokens
+    assert (tokens.ids.tolist(), tokens.top_ids.shape[1]) == (theirs(top_k=2), 10)
+    assert gentrace.generate(model, tokenizer, PROMPT, max_new_tokens=1, top_k=3).tokens.top_ids.shape[1] == 3
+    assert gentrace.generate(model, tokenizer, PROMPT, max_new_tokens=1, alternatives=4).tokens.top_ids.shape[1] == 4
 
 
 def test_the_prompt_can_come_from_standard_input(tmp_path: Path) -> None:

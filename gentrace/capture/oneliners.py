@@ -10,15 +10,19 @@ from gentrace.errors import CaptureError, UnsupportedModel
 from gentrace.trace.trace import Trace
 
 
-def generate(model: Any, tokenizer: Any, prompt: str | list[str], **options: Any) -> Trace | list[Trace]:
+def generate(
+    model: Any, tokenizer: Any, prompt: str | list[str], *, alternatives: int | None = None, **options: Any
+) -> Trace | list[Trace]:
     """Generate from text and return what the model looked at.
 
     Args:
         model: A Hugging Face model that generates.
         tokenizer: Its tokenizer.
         prompt: A text, or a list of texts, which are generated from together.
-        options: Arguments of ``model.generate``; those of `record` (``layers``, ``values``, ``top_k``, ``max_bytes``,
-            ``spill_dir``, ``verify``) go there.
+        alternatives: How many of the likeliest tokens to keep per position: the ``top_k`` of `record`.
+        options: Arguments of ``model.generate``; those of `record` (``layers``, ``values``, ``max_bytes``,
+            ``spill_dir``, ``verify``) go there. Both have a ``top_k``: where tokens are sampled it is how many they are
+            sampled from, as in ``model.generate``; where none are, it says the same as ``alternatives``.
 
     Returns:
         A trace; a list of them for a list of texts or with ``num_return_sequences`` above 1.
@@ -27,6 +31,10 @@ def generate(model: Any, tokenizer: Any, prompt: str | list[str], **options: Any
         CaptureError: If a prompt has no tokens.
     """
     recording = {name: options.pop(name) for name in RECORDING_OPTIONS & options.keys()}
+    if alternatives is not None:
+        recording["top_k"] = alternatives
+    elif "top_k" in options and not _samples(model, options):
+        recording["top_k"] = options.pop("top_k")
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     inputs = encode(tokenizer, texts, model)
     device = next(model.parameters()).device
@@ -36,7 +44,7 @@ def generate(model: Any, tokenizer: Any, prompt: str | list[str], **options: Any
     return traces[0] if isinstance(prompt, str) and len(traces) == 1 else traces
 
 
-RECORDING_OPTIONS = frozenset({"layers", "values", "top_k", "max_bytes", "spill_dir", "verify", "disk_full"})
+RECORDING_OPTIONS = frozenset({"layers", "values", "max_bytes", "spill_dir", "verify", "disk_full"})
 
 
 def encode(tokenizer: Any, texts: list[str], model: Any) -> dict[str, torch.Tensor]:
@@ -108,6 +116,13 @@ def read(model: Any, tokenizer: Any, prompt: str, completion: str, **recording: 
     trace = recorder.trace
     tokens = replace(trace.tokens, prompt_length=given.shape[1])
     return replace(trace, read_tokens=lambda: tokens)
+
+
+def _samples(model: Any, options: dict[str, Any]) -> bool:
+    """Whether ``model.generate`` will draw tokens by chance."""
+    settings = options.get("generation_config") or getattr(model, "generation_config", None)
+    given = options.get("do_sample")
+    return bool(getattr(settings, "do_sample", False) if given is None else given)
 
 
 def _encodes(model: Any) -> bool:

@@ -24,7 +24,14 @@ def parse_shown(text: str) -> Shown:
 
 
 def write(
-    model: Any, tokenizer: Any, prompt: str, layers: list[int] | None, shown: Shown, **options: Any
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    shown: Shown,
+    *,
+    layers: list[int] | None,
+    alternatives: int,
+    **options: Any,
 ) -> "Trace | list[Trace]":
     """Generate from text, drawn on standard output.
 
@@ -32,8 +39,9 @@ def write(
         model: A Hugging Face model that generates.
         tokenizer: Its tokenizer.
         prompt: The text.
-        layers: Layers to record; None for all.
         shown: What to draw.
+        layers: Layers to record; None for all.
+        alternatives: How many of the likeliest tokens to keep per position.
         options: Arguments of ``model.generate``.
 
     Returns:
@@ -48,7 +56,8 @@ def write(
     inputs = encode(tokenizer, [prompt], model)
     device = next(model.parameters()).device
     layer, head = shown
-    with record(model, tokenizer, layers=layers) as recorder, live(recorder, layer=layer, head=head), torch.no_grad():
+    recording = record(model, tokenizer, layers=layers, top_k=alternatives)
+    with recording as recorder, live(recorder, layer=layer, head=head), torch.no_grad():
         model.generate(**{name: tensor.to(device) for name, tensor in inputs.items()}, **options)
     traces = recorder.traces
     return traces[0] if len(traces) == 1 else traces

@@ -10,7 +10,8 @@ import importlib
 import itertools
 import os
 import socket
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,15 @@ from gentrace.studies.work import Staged
 
 STORE = 100 * 2**20
 """Bytes of the object store of a cluster that is started here: only tasks and records go through it."""
+SMALLEST = 1e-4
+"""The unit in which Ray counts CPUs and GPUs."""
 NOTICE = 60.0
 """Seconds without a worker after which the user is told what is waited for."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """No statistics are sent to anybody, and Ray does not warn of a change to come."""
+
+MODE = "RAY_AUTH_MODE"
+"""Whether Ray's processes show each other a token: "token" or "disabled"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,15 @@ class RayEngine:
         if (self.workers is not None and self.workers < 1) or self.tries < 1 or self.cpus < 0 or self.gpus < 0:
             what = f"{self.workers} workers with {self.cpus:g} CPUs and {self.gpus:g} GPUs, {self.tries} tries"
             raise StudyError("asking Ray for workers", what, "give 1 worker and 1 try or more, and nothing below 0")
+        for what, count in self._asked.items():
+            if (count > 1 and count != int(count)) or 0 < count < SMALLEST:
+                change = f"give a whole number, or a fraction of one down to {SMALLEST:g}"
+                raise StudyError("asking Ray for workers", f"{count:g} {what} for each", change)
+
+    @property
+    def _asked(self) -> dict[str, float]:
+        """What a worker asks for, by Ray's names."""
+        return {"CPU": self.cpus, "GPU": self.gpus}
 
     @property
     def device(self) -> str | None:
@@ -65,23 +80,35 @@ class RayEngine:
         if not tasks:
             return
         with connected(self.address, self.timeout) as ray:
-            room = self._room(ray, say)
+            room = self._room(ray)
             size = self.workers or room
+            if room < min(size, len(tasks)):
+                say(f"the cluster has room for {room} of {size} workers; the others begin when there is more")
             crew = _Actors(ray, self, recipe, folder.root.resolve(), say)
             yield from dispatch(crew, tasks, recipe, folder, size=size, say=say, tries=self.tries)
 
-    def _room(self, ray: Any, say: Callable[[str], object]) -> int:
-        """How many workers the cluster can have."""
-        there = ray.cluster_resources()
-        asked = {"CPU": self.cpus, "GPU": self.gpus}
-        found = min((int(there.get(name, 0) / count) for name, count in asked.items() if count), default=1)
-        if not found:
-            needs = " and ".join(f"{count:g} {name}" for name, count in asked.items() if count)
-            has = " and ".join(f"{there.get(name, 0):g} {name}" for name in asked)
-            if self.address is None:
-                raise StudyError("starting workers", f"one needs {needs}; this machine has {has}", "ask for less")
-            say(f"a worker needs {needs}; the cluster has {has}: waiting for more")
-        return found or 1
+    def _room(self, ray: Any) -> int:
+        """How many workers the cluster can have: each must find all that it asks for on one node.
+
+        Raises:
+            StudyError: If it can have none, for which it would wait without end.
+        """
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = sum(self._fitting(node) for node in nodes)
+        if not room:
+            kinds = Counter(_said_of(self._asked, node) for node in nodes)
+            has = "; ".join(f"{count} nodes with {what} each" if count > 1 else what for what, count in kinds.items())
+            where = "this machine" if self.address is None else f"the cluster at {self.address}"
+            needs = _said_of({name: count for name, count in self._asked.items() if count}, self._asked)
+            change = "ask for less with --cpus and --gpus, or start a node that has it and run the same command again"
+            raise StudyError("starting workers on Ray", f"one needs {needs}; {where} has {has or 'no node'}", change)
+        return room
+
+    def _fitting(self, node: Mapping[str, float]) -> int:
+        """How many workers fit on a node."""
+        # Ray counts in ten-thousandths: ten workers at 0.1 share one.
+        counts = [int(node.get(name, 0) / count + SMALLEST) for name, count in self._asked.items() if count]
+        return min(counts, default=1)
 
 
 @contextmanager
@@ -95,7 +122,7 @@ def connected(address: str | None, timeout: float) -> Generator[Any]:
     Raises:
         StudyError: If Ray is not installed, or there is no cluster at the address.
     """
-    with _environment(QUIET):
+    with _environment(QUIET | _token(address)):
         try:
             ray = importlib.import_module("ray")
         except ImportError as error:
@@ -119,7 +146,14 @@ def connected(address: str | None, timeout: float) -> Generator[Any]:
             ray.shutdown()
 
 
-_CHANGE = "give the address that ray start --head prints, or none to start a cluster here"
+_CHANGE = (
+    "give the address that ray start --head prints, or none to start a cluster here; a cluster on other machines may "
+    "ask for its token: RAY_AUTH_MODE=token in the environment lets Ray send it"
+)
+
+
+def _said_of(names: Iterable[str], counts: Mapping[str, float]) -> str:
+    return " and ".join(f"{counts.get(name, 0):g} {name}" for name in names)
 
 
 class _Actors:
@@ -175,6 +209,25 @@ def _said(error: Exception) -> str:
     """What happened, of the much that Ray says; without the numbers of processes and actors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if len(lines) < 2 or "unexpectedly" in lines[0] else f"{lines[0]} {lines[-1]}"
+
+
+def _token(address: str | None) -> dict[str, str]:
+    """What lets Ray show its token to a cluster on this machine, as it does for "auto"; it goes to no other machine."""
+    given = [os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")]
+    there = any(given) or (Path.home() / ".ray" / "auth_token").is_file()
+    host = "" if address is None else address.rpartition(":")[0].strip("[]")
+    return {MODE: "token"} if host and there and MODE not in os.environ and _is_here(host) else {}
+
+
+def _is_here(host: str) -> bool:
+    """Whether a name or address is this machine's: only then can something be bound to it."""
+    try:
+        family, kind, *_, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as bound:
+            bound.bind(where)
+    except OSError:
+        return False
+    return True
 
 
 def _answering(address: str, timeout: float) -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 when everything is there; 1 when something failed, was stopped or 
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING
 import click
 
 from gentrace.errors import GentraceError
+from gentrace.studies.errors import counted
 
 if TYPE_CHECKING:
     from gentrace.studies.engine import Engine
 
 SPEC = click.argument("spec", type=click.Path(path_type=Path, dir_okay=False))
+SHOWN = 3
+"""Reasons for failures that a run names at its end."""
 DEVICE = click.option("--device", help="Where models go that the specification gives no device, such as cpu or cuda.")
 
 
@@ -65,9 +69,13 @@ def check(spec: Path, out: Path | None, device: str | None) -> None:
     help="Worker processes; one in this process, or one a device, or with Ray as many as there is room for.",
 )
 @click.option("--address", help="With Ray: a running cluster, HOST:PORT or auto; without it, one is started here.")
-@click.option("--cpus", type=click.FloatRange(min=0), default=1.0, show_default=True, help="With Ray: of a worker.")
+@click.option("--cpus", type=click.FloatRange(min=0), default=1.0, show_default=True, help="With Ray: each worker's.")
 @click.option(
-    "--gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="With Ray: of a worker, such as 0.5."
+    "--gpus",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="With Ray: each worker's; at 0.5, two of them share one GPU.",
 )
 @click.option("--retry-failed", is_flag=True, help="Do batches again in which something failed.")
 @click.option("--prune", is_flag=True, help="Remove finished batches that SPEC plans no more.")
@@ -108,13 +116,13 @@ def run(
         )
         click.echo(
             f"{summary.generations - summary.failed} of {summary.generations} generations are in {out}: "
-            f"{summary.batches} batches done, {summary.reused} reused, {summary.new_tokens} new tokens"
+            f"{counted(summary.batches, 'batch', 'batches')} done, {summary.reused} reused, "
+            f"{counted(summary.new_tokens, 'new token')}"
         )
         if not summary.ok:
-            raise click.ClickException(
-                f"{summary.failed} generations failed: see gentrace.studies.open_study({str(out)!r}).failures(); "
-                "--retry-failed tries them again"
-            )
+            last = f"see gentrace.studies.open_study({str(out)!r}).failures(); --retry-failed tries them again"
+            lines = [f"{counted(summary.failed, 'generation')} failed:", *_reasons(out), last]
+            raise click.ClickException("\n".join(lines))
 
 
 @study.command()
@@ -144,12 +152,13 @@ def verify(folder: Path, batches: int, audit_batches: bool, sample: int, seed: i
                     else f"another text from new token {one.first} of {one.tokens} on"
                 )
                 apart = f"logprobs differ by {one.largest:.1e}"
-                click.echo(f"prompt {one.prompt_id} without its {one.mates} mates: {changed}, {apart}")
+                click.echo(f"prompt {one.prompt_id} without its {counted(one.mates, 'mate')}: {changed}, {apart}")
             others = sum(one.first is not None for one in audited)
             click.echo(f"batching changed {others} of {len(audited)} texts")
         if not found.ok:
             raise click.ClickException(
-                f"{len(found.damaged)} files are damaged, {len(found.differences)} entries differ"
+                f"{counted(len(found.damaged), 'file is', 'files are')} damaged, "
+                f"{counted(len(found.differences), 'entry differs', 'entries differ')}"
             )
 
 
@@ -165,6 +174,23 @@ def clear_errors() -> Generator[None]:
         raise click.ClickException(f"{error.strerror or error}{where}") from error
     except KeyboardInterrupt:
         raise click.ClickException("stopped; the same command goes on") from None
+
+
+def _reasons(out: Path) -> list[str]:
+    """What failed most often in a study, a line each."""
+    from gentrace.studies.reading import open_study
+
+    first: dict[tuple[str, str], str] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in open_study(out).failures().to_dict("records"):
+        reason = str(row["stage"]), str(row["error"])
+        counts[reason] += 1
+        first.setdefault(reason, str(row["prompt"]))
+    lines = [
+        f"  {stage}: {error} ({counted(count, 'time')}, first with {first[stage, error][:60]!r})"
+        for (stage, error), count in counts.most_common(SHOWN)
+    ]
+    return lines + ([f"  … and {counted(len(counts) - SHOWN, 'other reason')}"] if len(counts) > SHOWN else [])
 
 
 def _say(line: str) -> None:

@@ -4,9 +4,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-
-from gentrace.studies.errors import Misplaced
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 _Value = TypeVar("_Value")
 Grid: TypeAlias = Annotated[
@@ -75,12 +73,12 @@ class Decoding(BaseModel):
                 raise ValueError(f"generate has no setting {name!r}")
         return value
 
-    @model_validator(mode="after")
-    def _effective(self) -> "Decoding":
-        idle = [name for name in WARPERS if getattr(self, name)]
-        if idle and True not in self.do_sample:
-            raise Misplaced(f"{', '.join(idle)} without sampling changes nothing: add do_sample = true", idle[0])
-        return self
+    @field_validator(*WARPERS)
+    @classmethod
+    def _effective(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if value and True not in info.data.get("do_sample", (True,)):
+            raise ValueError(f"{info.field_name} without sampling changes nothing: add do_sample = true")
+        return value
 
     def settings(self, block: int = 0) -> list[Setting]:
         """The points of the grid, each once.

@@ -43,8 +43,7 @@ class SpecError(StudyError):
             problems: At least one.
         """
         self.problems = tuple(problems)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__(f"reading {source}", f"{count}:\n" + "\n".join(map(str, problems)))
+        super().__init__(f"reading {source}", f"{counted(len(problems), 'problem')}:\n" + "\n".join(map(str, problems)))
 
 
 class LockedError(StudyError):
@@ -53,3 +52,8 @@ class LockedError(StudyError):
 
 class HopelessRun(StudyError):
     """So many generations failed that the run was stopped; what was finished is kept."""
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number of things, in words that fit it."""
+    return f"{count} {one if count == 1 else many or one + 's'}"

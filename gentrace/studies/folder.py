@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +83,23 @@ class Record:
 
 class DamagedManifest(StudyError):
     """A manifest that cannot be read; what was finished is still there."""
+
+
+class DamagedRecord(StudyError):
+    """A finished batch's record that cannot be read, so that the batch is finished no more."""
+
+    def __init__(self, path: Path, cause: object) -> None:
+        """Say which one.
+
+        Args:
+            path: The record.
+            cause: What is wrong with it.
+        """
+        self.name = path.stem
+        self.what = f"its record {path.parent.name}/{path.name} is damaged: {cause}"
+        super().__init__(
+            f"reading {path}", f"it is damaged: {cause}", "run the study again, with its SPEC: its batch is done again"
+        )
 
 
 class Folder:
@@ -224,21 +241,27 @@ class Folder:
         body = asdict(record)
         text = json.dumps({"sum": _sum(body), **body}, ensure_ascii=False)
         path = self.root / COMMITS / f"{record.hash[:SHORT]}.json"
-        before = self.record(record.hash)
+        before = self._files_of(record.hash)
         write_atomically(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
-        kept = {file.path for file in record.files}
-        for file in () if before is None else before.files:
-            if file.path not in kept:
-                (self.root / file.path).unlink(missing_ok=True)
+        for name in before - {file.path for file in record.files}:
+            (self.root / name).unlink(missing_ok=True)
 
-    def records(self) -> Iterator[Record]:
+    def records(self, damaged: Callable[[DamagedRecord], object] | None = None) -> Iterator[Record]:
         """Every finished batch, planned or not.
 
+        Args:
+            damaged: Told of each record that cannot be read, which is then passed over.
+
         Raises:
-            StudyError: If a record is damaged.
+            DamagedRecord: If a record cannot be read and nobody is to be told.
         """
         for path in sorted((self.root / COMMITS).glob("*.json")):
-            yield _read_record(path)
+            try:
+                yield _read_record(path)
+            except DamagedRecord as error:
+                if damaged is None:
+                    raise
+                damaged(error)
 
     def record(self, batch: str) -> Record | None:
         """The record of a batch, if it is finished."""
@@ -264,10 +287,14 @@ class Folder:
     def sweep(self) -> int:
         """Remove what a killed run left behind: unfinished files, and staged ones that no record names.
 
+        Whatever may belong to a damaged record stays until its batch is done again.
+
         Returns:
             How many files there were.
         """
-        known = {file.path for record in self.records() for file in record.files}
+        lost: list[DamagedRecord] = []
+        known = {file.path for record in self.records(lost.append) for file in record.files}
+        known.update(name for error in lost for name in self._files_of(error.name))
         swept = 0
         for folder in ("", COMMITS, *PARTS):
             for path in (self.root / folder).glob("*"):
@@ -277,12 +304,22 @@ class Folder:
                     swept += 1
         return swept
 
-    def remove(self, record: Record) -> None:
+    def remove(self, batch: str) -> None:
         """Remove a finished batch: first its record, so that it stops to count at once, then its files."""
-        (self.root / COMMITS / f"{record.hash[:SHORT]}.json").unlink(missing_ok=True)
+        files = self._files_of(batch)
+        (self.root / COMMITS / f"{batch[:SHORT]}.json").unlink(missing_ok=True)
         flush(self.root / COMMITS)
-        for file in record.files:
-            (self.root / file.path).unlink(missing_ok=True)
+        for name in files:
+            (self.root / name).unlink(missing_ok=True)
+
+    def _files_of(self, batch: str) -> set[str]:
+        """The files that a batch's record names; all that are named after the batch, if the record is damaged."""
+        try:
+            record = self.record(batch)
+        except DamagedRecord:
+            begun = f"{batch[:SHORT]}-*"
+            return {f"{kind}/{path.name}" for kind in PARTS for path in (self.root / kind).glob(begun)}
+        return set() if record is None else {file.path for file in record.files}
 
     def free(self) -> int:
         """Free bytes of its disk."""
@@ -331,8 +368,9 @@ def _read_record(path: Path) -> Record:
         if body.pop("sum") != _sum(body):
             raise ValueError("its sum does not fit")
         files = tuple(StagedFile(**file) for file in body.pop("files"))
-        return Record(files=files, **body)
+        record = Record(files=files, **body)
+        if record.hash[:SHORT] != path.stem:
+            raise ValueError("it is that of another batch")
+        return record
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(
-            f"reading {path}", f"it is damaged: {error}", "remove it, and run the study again: its batch is redone"
-        ) from error
+        raise DamagedRecord(path, error) from error

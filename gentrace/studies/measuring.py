@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 from gentrace.analysis import Measure, MeasureError, evaluate, find
 from gentrace.analysis.measure import Label
 from gentrace.errors import StudyError
+from gentrace.studies.problems import listed, nearest
 from gentrace.studies.spec import MeasureSpec
 from gentrace.trace.trace import Trace
 
@@ -102,7 +103,9 @@ def _ready(spec: MeasureSpec, folders: Sequence[Path]) -> ReadyMeasure:
             ) from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise StudyError(f"importing the measure {spec.measure}", f"{module_name} has no function {name}", "name one")
+        own = [name for name, value in vars(module).items() if inspect.isfunction(value) and not name.startswith("_")]
+        what = f"{module_name} has no function {name!r}{nearest(name, own)}; it has {listed(own)}"
+        raise StudyError(f"importing the measure {spec.measure}", what, "name one of them")
     source = Path(inspect.getsourcefile(module) or "")
     digest = hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else "unknown"
     return ReadyMeasure(spec, function, digest, source if source.is_file() else None)

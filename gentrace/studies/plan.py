@@ -19,11 +19,13 @@ import pyarrow as pa
 import torch
 
 import gentrace
+from gentrace.errors import StudyError
 from gentrace.studies.decoding import Setting
+from gentrace.studies.errors import Problem
 from gentrace.studies.measuring import ReadyMeasure, ready_measures
 from gentrace.studies.models import LoadedModel, open_model
 from gentrace.studies.prompts import Prompt, factor_types
-from gentrace.studies.spec import ModelSpec, Spec, refuse
+from gentrace.studies.spec import ModelSpec, Spec, refuse, refuse_all
 from gentrace.studies.tables import Whose
 
 FORMAT = 1
@@ -146,11 +148,11 @@ def make_plan(spec: Spec, prompts: Sequence[Prompt], models: Models, *, folders:
         folders: Where a user's modules are looked for.
 
     Raises:
-        SpecError: If a layer or a head does not exist.
-        StudyError: If a model or a measure cannot be loaded.
+        SpecError: If a measure cannot be found, or a layer or a head does not exist.
+        StudyError: If a model cannot be loaded.
     """
     recipe = Recipe(spec, models.base.resolve(), tuple(folders), factor_types(prompts), torch.get_num_threads())
-    measures = ready_measures(spec.measures, folders)
+    measures = _measures(spec, folders)
     shared: dict[str, Any] = {
         "format": FORMAT,
         "layers": None if spec.layers is None else sorted(spec.layers),
@@ -262,13 +264,30 @@ def _batches(
     return made
 
 
+def _measures(spec: Spec, folders: Sequence[Path]) -> list[ReadyMeasure]:
+    found: list[ReadyMeasure] = []
+    wrong: list[Problem] = []
+    for place, one in enumerate(spec.measures):
+        try:
+            found += ready_measures([one], folders)
+        except StudyError as error:
+            wrong.append(Problem(spec.where("measures", place), str(error).rstrip(".")))
+    if wrong:
+        raise refuse_all(spec, wrong)
+    return found
+
+
 def _check_layers(spec: Spec, loaded: LoadedModel) -> None:
     count, name = loaded.layer_count, loaded.spec.name
-    for place, layer in enumerate(spec.layers or ()):
-        if layer >= count:
-            raise refuse(spec, f"{name} has layers 0 … {count - 1}, not {layer}", "layers", place)
+    wrong = [
+        Problem(spec.where("layers", place), f"{name} has layers 0 … {count - 1}, not {layer}")
+        for place, layer in enumerate(spec.layers or ())
+        if layer >= count
+    ]
     heads = getattr(loaded.model.config.get_text_config(), "num_attention_heads", None)
     for place, (layer, head) in enumerate(spec.keep.heads):
         if not 0 <= layer < count or head < 0 or (isinstance(heads, int) and head >= heads):
             what = f"{name} has layers 0 … {count - 1} with heads 0 … {(heads or 0) - 1}, not [{layer}, {head}]"
-            raise refuse(spec, what, "keep", "heads", place)
+            wrong.append(Problem(spec.where("keep", "heads", place), what))
+    if wrong:
+        raise refuse_all(spec, wrong)

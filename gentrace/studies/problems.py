@@ -1,7 +1,7 @@
 """What pydantic found wrong, as somebody who wrote the file wants to read it: where, what, and what to change."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -11,19 +11,27 @@ from gentrace.studies.documents import Document
 from gentrace.studies.errors import Misplaced, Problem
 
 
-def problems_of(error: ValidationError, root: type[BaseModel], document: Document | None) -> list[Problem]:
+def problems_of(
+    error: ValidationError, root: type[BaseModel], values: Mapping[str, Any], document: Document | None
+) -> list[Problem]:
     """Every problem once, in the order of the file.
 
     Args:
         error: What pydantic raised.
         root: What was being validated.
+        values: What it was being made from.
         document: Where the values stand, if they come from a file.
     """
     found = error.errors(include_url=False)
     # Entries that are wrong themselves are not counted, and a list of them would be called too short as well.
     below = {details["loc"][:length] for details in found for length in range(len(details["loc"]))}
     real = [details for details in found if details["type"] != "too_short" or details["loc"] not in below]
-    problems = [_problem(details, root, document) for details in real]
+    problems = [_problem(details, root, values, document) for details in real]
+    return in_order(problems)
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems in the order of the file, each once."""
     return sorted(dict.fromkeys(problems), key=_order)
 
 
@@ -44,7 +52,9 @@ def listed(known: Iterable[object]) -> str:
     return ", ".join(map(str, known)) or "none"
 
 
-def _problem(details: ErrorDetails, root: type[BaseModel], document: Document | None) -> Problem:
+def _problem(
+    details: ErrorDetails, root: type[BaseModel], values: Mapping[str, Any], document: Document | None
+) -> Problem:
     location = tuple(part for part in details["loc"] if not (isinstance(part, str) and "[" in part))
     cause = details.get("ctx", {}).get("error")
     location += cause.location if isinstance(cause, Misplaced) else ()
@@ -55,9 +65,27 @@ def _problem(details: ErrorDetails, root: type[BaseModel], document: Document | 
     elif kind == "missing":
         message = f"{location[-1]!r} is missing"
     elif kind != "value_error":
-        message = f"{dotted(location)} is {_shown(details['input'])}: {message[:1].lower()}{message[1:]}"
+        message = (
+            f"{dotted(_written(location, values))} is {_shown(details['input'])}: {message[:1].lower()}{message[1:]}"
+        )
     where = dotted(location) if document is None else document.where(location, key=kind == "extra_forbidden")
     return Problem(where, message)
+
+
+def _written(location: tuple[str | int, ...], values: Any) -> tuple[str | int, ...]:
+    """A path without the places of lists that somebody wrote as one value."""
+    path: list[str | int] = []
+    here: Any = values
+    for part in location:
+        many = isinstance(here, list | tuple)
+        if isinstance(part, int) and not many:
+            continue
+        path.append(part)
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            here = None
+    return tuple(path)
 
 
 def _fields_at(location: tuple[str | int, ...], root: type[BaseModel]) -> list[str]:

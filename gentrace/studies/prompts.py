@@ -14,7 +14,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from gentrace.errors import StudyError
-from gentrace.studies.spec import PromptsSpec, Scalar, Spec, refuse, template_fields
+from gentrace.studies.errors import Problem
+from gentrace.studies.problems import listed
+from gentrace.studies.spec import PromptsSpec, Scalar, Spec, refuse, refuse_all, template_fields
 from gentrace.studies.tables import RESERVED
 
 Row: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -45,12 +47,9 @@ def read_prompts(spec: Spec) -> list[Prompt]:
         StudyError: If the source cannot be read.
     """
     source = spec.prompts
-    for column in source.factors:
-        if column in RESERVED or "." in column:
-            change = (
-                f'call it something else: factors = {{ my_{column.replace(".", "_")} = "{source.factors[column]}" }}'
-            )
-            raise refuse(spec, f"results have a column {column!r} of their own: {change}", "prompts", "factors")
+    taken = [column for column in source.factors if column in RESERVED or "." in column]
+    if taken:
+        raise refuse_all(spec, [_taken(spec, column) for column in taken])
     rows = _rows(spec)
     prompts = [
         _prompt(spec, index, row)
@@ -93,37 +92,48 @@ def stored_prompts(table: pa.Table) -> list[Prompt]:
     ]
 
 
+def _taken(spec: Spec, column: str) -> Problem:
+    change = f'factors = {{ my_{column.replace(".", "_")} = "{spec.prompts.factors[column]}" }}'
+    what = f"results have a column {column!r} of their own: call it something else: {change}"
+    return Problem(spec.where("prompts", "factors", column), what)
+
+
 def _prompt(spec: Spec, index: int, row: Row) -> Prompt:
+    """A row's prompt.
+
+    Raises:
+        SpecError: With everything that the specification asks for and the row does not have.
+    """
     where, fields = row
     source = spec.prompts
+    wrong: list[Problem] = []
+
+    def refused(what: str, *asked: str) -> None:
+        wrong.append(Problem(spec.where("prompts", *asked), f"{where}{what}"))
 
     def field(name: str, *asked: str) -> Any:
         if name not in fields:
-            known = ", ".join(map(str, fields)) or "none"
-            raise refuse(
-                spec, f"{where} has no field {name!r}; it has {known}: add it or name another", "prompts", *asked
-            )
-        return fields[name]
+            refused(f" has no field {name!r}; it has {listed(fields)}: add it or name another", *asked)
+        return fields.get(name)
 
+    text = ""
     if source.template is None:
         text = field(source.field, "field")
-        if not isinstance(text, str):
-            raise refuse(spec, f"{where}: {source.field!r} is {text!r}: give a text, or a template", "prompts", "field")
+        if source.field in fields and not isinstance(text, str):
+            refused(f": {source.field!r} is {text!r}: give a text, or a template", "field")
     else:
         values = {name: field(name, "template") for name in template_fields(source.template)}
-        empty = [name for name, value in values.items() if value is None]
-        if empty:
-            raise refuse(spec, f"{where}: field {empty[0]!r} is empty: fill it or leave it out", "prompts", "template")
-        text = source.template.format_map(values)
-    factors = {column: _scalar(spec, where, name, field(name, "factors")) for column, name in source.factors.items()}
+        for name in (name for name in values if name in fields and values[name] is None):
+            refused(f": field {name!r} is empty: fill it or leave it out", "template")
+        text = "" if wrong else source.template.format_map(values)
+    factors = {column: field(name, "factors", column) for column, name in source.factors.items()}
+    for column, value in factors.items():
+        if not (value is None or isinstance(value, str | int | float | bool)):
+            refused(f": factor {column!r} is a {type(value).__name__}: give one value", "factors", column)
     given = "" if source.id is None else str(field(source.id, "id"))
+    if wrong:
+        raise refuse_all(spec, wrong)
     return Prompt(index, given, text, factors)
-
-
-def _scalar(spec: Spec, where: str, name: str, value: Any) -> Scalar:
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise refuse(spec, f"{where}: factor {name!r} is a {type(value).__name__}: give one value", "prompts", "factors")
 
 
 def _with_own_names(spec: Spec, prompts: list[Prompt]) -> list[Prompt]:

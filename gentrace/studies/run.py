@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -18,7 +18,7 @@ from gentrace.errors import StudyError
 from gentrace.studies.changes import explain
 from gentrace.studies.engine import Engine, LocalEngine, Task
 from gentrace.studies.errors import HopelessRun
-from gentrace.studies.folder import CODE, LOCK, SHORT, Folder, Record, now
+from gentrace.studies.folder import CODE, LOCK, SHORT, DamagedRecord, Folder, Record, now
 from gentrace.studies.lock import Lock
 from gentrace.studies.plan import Batch, Models, Plan, host, make_plan, plan_table
 from gentrace.studies.prompts import prompt_table, read_prompts, stored_prompts
@@ -89,11 +89,13 @@ def run_study(
     folder.refuse_foreign()
     if spec is None:
         folder.manifest()
+    device = device if engine is None else engine.device
     with _disk_errors(folder):
+        # What cannot be planned leaves no folder behind.
+        first = None if folder.root.exists() else plan_study(spec, folder, device=device, elsewhere=engine is not None)
         folder.root.mkdir(parents=True, exist_ok=True)
         with Lock(folder.root / LOCK, say=say) as lock:
-            device = device if engine is None else engine.device
-            models, plan = plan_study(spec, folder, device=device, elsewhere=engine is not None)
+            models, plan = first or plan_study(spec, folder, device=device, elsewhere=engine is not None)
             folder.make()
             swept = folder.sweep()
             if swept:
@@ -185,48 +187,64 @@ def _todo(
     """The batches that are not finished, and how many are."""
     finished, tasks = folder.finished(), list[Task]()
     some = [batch for batch in plan.batches if batch.hash[:SHORT] in finished]
-    records: dict[str, tuple[Record, str | None]] = {}
+    done: dict[str, _Done] = {}
     with ThreadPoolExecutor(READERS) as pool, _bar(len(some), "checking", shown=progress, delay=2) as bar:
         for batch, found in zip(some, pool.map(lambda one: _checked(folder, one), some), strict=True):
-            records[batch.hash] = found
+            done[batch.hash] = found
             bar.update(1)
     for batch in plan.batches:
-        if batch.hash not in records:
+        if batch.hash not in done:
             tasks.append(Task(batch))
             continue
-        record, damage = records[batch.hash]
-        if damage is not None:
-            say(f"batch {batch.number + 1} is done again: {damage}")
-            tasks.append(Task(batch, record.attempt))
-        elif retry_failed and record.failed:
-            say(f"batch {batch.number + 1} is tried again: {record.failed} of its generations failed")
-            tasks.append(Task(batch, record.attempt + 1))
+        found = done[batch.hash]
+        if found.damage is not None:
+            say(f"batch {batch.number + 1} is done again: {found.damage}")
+            tasks.append(Task(batch, found.attempt))
+        elif retry_failed and found.failed:
+            say(f"batch {batch.number + 1} is tried again: {found.failed} of its generations failed")
+            tasks.append(Task(batch, found.attempt + 1))
     reused = len(plan.batches) - len(tasks)
     if reused:
         say(f"{reused} of {len(plan.batches)} batches are finished already")
     return tasks, reused
 
 
-def _checked(folder: Folder, batch: Batch) -> tuple[Record, str | None]:
-    """A finished batch's record, and what is wrong with its files: only what was written is reused."""
-    record = folder.existing(batch.hash)
-    return record, next((damage for file in record.files if (damage := folder.damage(file)) is not None), None)
+class _Done(NamedTuple):
+    """What counts of a finished batch; its whole record would be much to hold, of every batch."""
+
+    attempt: int
+    failed: int
+    damage: str | None
+    """Why it cannot be reused."""
+
+
+def _checked(folder: Folder, batch: Batch) -> _Done:
+    """Look at a finished batch's record and files: only what was written is reused."""
+    try:
+        record = folder.existing(batch.hash)
+    except DamagedRecord as error:
+        return _Done(1, 0, error.what)
+    damage = next((damage for file in record.files if (damage := folder.damage(file)) is not None), None)
+    return _Done(record.attempt, record.failed, damage)
 
 
 def _explain_unplanned(folder: Folder, plan: Plan, *, prune: bool, say: Callable[[str], object]) -> None:
-    planned = {batch.hash[:SHORT] for batch in plan.batches}
-    if folder.finished() <= planned:
+    unplanned = folder.finished() - {batch.hash[:SHORT] for batch in plan.batches}
+    if not unplanned:
         return
-    old = [record for record in folder.records() if record.hash[:SHORT] not in planned]
+    lost: list[DamagedRecord] = []
+    old = [record for record in folder.records(lost.append) if record.hash[:SHORT] in unplanned]
     for line in explain([record.ingredients for record in old], [batch.ingredients for batch in plan.batches]):
         say(line)
-    size = sum(record.bytes for record in old)
+    size = f"{sum(record.bytes for record in old) / 1e6:.1f} MB"
+    damaged = sum(error.name in unplanned for error in lost)
+    size += f" and {damaged} whose records are damaged" if damaged else ""
     if prune:
-        for record in old:
-            folder.remove(record)
-        say(f"removed {len(old)} batches that are planned no more ({size / 1e6:.1f} MB)")
+        for name in unplanned:
+            folder.remove(name)
+        say(f"removed {len(unplanned)} batches that are planned no more ({size})")
     else:
-        say(f"{len(old)} finished batches are planned no more; they stay ({size / 1e6:.1f} MB, --prune removes them)")
+        say(f"{len(unplanned)} finished batches are planned no more; they stay ({size}, --prune removes them)")
 
 
 def _work(

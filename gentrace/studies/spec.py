@@ -18,14 +18,13 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from gentrace.errors import StudyError
 from gentrace.studies.decoding import Decoding
 from gentrace.studies.documents import Document, read_document
 from gentrace.studies.errors import Misplaced, Problem, SpecError
-from gentrace.studies.problems import dotted, listed, nearest, problems_of
+from gentrace.studies.problems import dotted, in_order, listed, nearest, problems_of
 
 Scalar: TypeAlias = str | int | float | bool | None
 """What a field of a prompt's row may hold."""
@@ -71,7 +70,7 @@ class PromptsSpec(Frozen):
     """The prompts themselves."""
     rows: Annotated[tuple[dict[str, Scalar], ...] | None, BeforeValidator(_listed)] = None
     """Rows of fields, as a file would hold them."""
-    file: str | None = None
+    file: str | None = Field(default=None, validate_default=True)
     """A .txt (one prompt a line), .jsonl, .csv or .parquet file, or a folder of a Hugging Face data set or of Parquet
     files; relative to the specification."""
     split: str | None = None
@@ -103,14 +102,22 @@ class PromptsSpec(Frozen):
                 raise ValueError(f"fields {fields}: write plain names such as {{question}}; for a brace write {{{{")
         return value
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "PromptsSpec":
-        given = [name for name in ("texts", "rows", "file") if getattr(self, name) is not None]
+    @field_validator("file")
+    @classmethod
+    def _one_source(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # What is wrong itself is not in info.data, and was given nevertheless.
+        given = [name for name in ("texts", "rows") if info.data.get(name, ()) is not None]
+        given += [] if value is None else ["file"]
         if len(given) != 1:
             raise ValueError(f"{' and '.join(given) or 'no source'}: give one of texts, rows and file")
-        if self.texts is not None and (self.template or self.factors or self.id):
-            raise ValueError("texts have no fields: give rows or a file for template, factors or id")
-        return self
+        return value
+
+    @field_validator("template", "factors", "id")
+    @classmethod
+    def _with_fields(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("texts") is not None:
+            raise ValueError(f"texts have no fields: give rows or a file for {info.field_name}")
+        return value
 
 
 class Keep(Frozen):
@@ -127,13 +134,14 @@ class Keep(Frozen):
     top_k: int = Field(default=10, ge=1)
     """Alternatives kept per position, in traces."""
 
-    @model_validator(mode="after")
-    def _one_amount(self) -> "Keep":
-        if self.traces and self.heads:
+    @field_validator("heads")
+    @classmethod
+    def _one_amount(cls, value: tuple[tuple[int, int], ...], info: ValidationInfo) -> tuple[tuple[int, int], ...]:
+        if value and info.data.get("traces"):
             raise ValueError("traces and heads: keep whole traces or chosen heads, not both")
-        if len(set(self.heads)) < len(self.heads):
+        if len(set(value)) < len(value):
             raise ValueError("a head stands here twice: remove one")
-        return self
+        return value
 
 
 class MeasureSpec(Frozen):
@@ -225,26 +233,26 @@ class Spec(Frozen):
             raise ValueError("give a count such as 10, or a share between 0.0 and 1.0")
         return value
 
-    @model_validator(mode="after")
-    def _unique(self) -> "Spec":
-        grids = [(grid, setting.name) for grid, one in enumerate(self.decoding) for setting in one.settings()]
-        for what, key, names in (
-            ("models", "models", [(place, model.name) for place, model in enumerate(self.models)]),
-            ("seeds", "seeds", [(place, str(seed)) for place, seed in enumerate(self.seeds)]),
-            ("measures", "measures", [(place, measure.column) for place, measure in enumerate(self.measures)]),
-            ("decoding settings", "decoding", grids),
-        ):
-            seen: set[str] = set()
-            for place, name in names:
+    @field_validator("models", "decoding", "seeds", "measures")
+    @classmethod
+    def _unique(cls, value: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        what = "decoding settings" if info.field_name == "decoding" else info.field_name
+        seen: set[str] = set()
+        for place, one in enumerate(value):
+            for name in _names(one):
                 if name in seen:
-                    raise Misplaced(f"two {what} are called {name}: give each its own name", key, place)
+                    raise Misplaced(f"two {what} are called {name}: give each its own name", place)
                 seen.add(name)
-        kept = set(self.layers) if self.layers is not None else None
-        for place, head in enumerate(self.keep.heads):
-            if kept is not None and head[0] not in kept:
-                what = f"head {list(head)} is in a layer that layers leaves out: add it there"
-                raise Misplaced(what, "keep", "heads", place)
-        return self
+        return value
+
+    @field_validator("keep")
+    @classmethod
+    def _recorded(cls, value: Keep, info: ValidationInfo) -> Keep:
+        layers = info.data.get("layers")
+        for place, head in enumerate(value.heads):
+            if layers is not None and head[0] not in layers:
+                raise Misplaced(f"head {list(head)} is in a layer that layers leaves out: add it there", "heads", place)
+        return value
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Spec) and self.model_dump() == other.model_dump()
@@ -289,7 +297,7 @@ def parse_spec(values: Mapping[str, Any], document: Document | None = None) -> S
     try:
         return Spec.model_validate(values)
     except ValidationError as error:
-        problems = problems_of(error, Spec, document)
+        problems = problems_of(error, Spec, values, document)
     raise SpecError("the study" if document is None else document.path.name, problems)
 
 
@@ -301,6 +309,13 @@ def template_fields(template: str) -> list[str]:
     """
     found = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     return list(dict.fromkeys(found))
+
+
+def _names(one: Any) -> list[str]:
+    """What one entry of a list is called, each of which may stand there once."""
+    if isinstance(one, Decoding):
+        return [setting.name for setting in one.settings()]
+    return [one.name if isinstance(one, ModelSpec) else one.column if isinstance(one, MeasureSpec) else str(one)]
 
 
 def _by_name(value: Any) -> Any:
@@ -335,5 +350,15 @@ def refuse(spec: Spec, what: str, *location: str | int) -> StudyError:
         what: What was seen, and what to change.
         *location: Which value.
     """
+    return refuse_all(spec, [Problem(spec.where(*location), what)])
+
+
+def refuse_all(spec: Spec, problems: list[Problem]) -> StudyError:
+    """An error about several values of a specification.
+
+    Args:
+        spec: The study.
+        problems: At least one.
+    """
     source = "the study" if spec._document is None else spec._document.path.name
-    return SpecError(source, [Problem(spec.where(*location), what)])
+    return SpecError(source, in_order(problems))

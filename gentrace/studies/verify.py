@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from gentrace.errors import StudyError
 from gentrace.studies.changes import explain
-from gentrace.studies.folder import Folder, Record
+from gentrace.studies.folder import DamagedRecord, Folder, Record
 from gentrace.studies.plan import Batch, Plan
 from gentrace.studies.run import plan_study
 from gentrace.studies.tables import KINDS, WHOSE
@@ -117,8 +117,10 @@ def verify_study(
     """
     folder = Folder(path)
     models, plan = plan_study(None, folder, device=device)
-    records = list(folder.records())
+    lost: list[DamagedRecord] = []
+    records = list(folder.records(lost.append))
     files, damaged = check_sums(folder, records)
+    damaged += [f"a batch is lost, {error.what}" for error in lost]
     say(f"{files} files checked: {len(damaged)} damaged")
     chosen = _choose(plan, records, batches, seed) if batches else []
     rows = identical = 0
@@ -162,7 +164,7 @@ def audit_batches(
     """
     folder = Folder(path)
     models, plan = plan_study(None, folder, device=device)
-    finished = {record.hash: record for record in folder.records() if record.batch_error is None}
+    finished = {record.hash: record for record in folder.records(lambda _: None) if record.batch_error is None}
     pairs = [
         (batch, one)
         for batch in plan.batches
@@ -266,7 +268,7 @@ def _choose(plan: Plan, records: Sequence[Record], count: int, seed: int | None)
 
 
 def _refuse_unplanned(folder: Folder, plan: Plan) -> None:
-    records, planned = list(folder.records()), {batch.hash for batch in plan.batches}
+    records, planned = list(folder.records(lambda _: None)), {batch.hash for batch in plan.batches}
     if not any(record.hash in planned for record in records):
         raise _refusal(records, plan)
 

@@ -1,10 +1,10 @@
 """A process that runs studies in children that are killed, again and again, until one of them comes to its end.
 
-Usage: python -m tests.studies.killing ROOT MODE SEED ENOUGH [WORKERS], where MODE is "moments" (SIGKILL after a random
+Usage: python -m tests.studies.killing ROOT MODE SEED ENOUGH, where MODE is "moments" (SIGKILL after a random
 time) or "steps" (a child kills itself before its n-th change to the disk, n growing by one from child to child).
 Studies are run so, one after another, until ENOUGH children died when some batches were finished and others were not.
 Prints a line of JSON for each child: how it ended, and what the folder held afterwards. Children are forked, so the
-imports are paid once. With WORKERS, each child has worker processes of its own. `scripts/kill_study.py` does it often.
+imports are paid once. `scripts/kill_study.py` does it often, also with worker processes and on Ray.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from gentrace.studies import PoolEngine, open_study, run_study
+from gentrace.studies import Engine, open_study, run_study
 from gentrace.studies.folder import Folder
 from gentrace.studies.verify import check_sums
 from tests.studies.made import made_spec, parts
@@ -46,7 +46,7 @@ def count_changes(limit: int) -> None:
         setattr(os, name, counted(getattr(os, name)))
 
 
-def child(out: Path, limit: int | None, workers: int = 0) -> int:
+def child(out: Path, limit: int | None, engine: Engine | None = None) -> int:
     """Run the study in a new process and return the process's id."""
     pid = os.fork()
     if pid:
@@ -55,7 +55,6 @@ def child(out: Path, limit: int | None, workers: int = 0) -> int:
     try:
         if limit is not None:
             count_changes(limit)
-        engine = PoolEngine(workers) if workers else None
         run_study(made_spec(**SPEC), out, engine=engine, progress=False, say=lambda line: None)
         code = 0
     finally:
@@ -75,17 +74,19 @@ def held(out: Path) -> dict[str, Any]:
     return {"files": kept, "damaged": check_sums(folder, finished)[1], "study": study}
 
 
-def rounds(root: Path, mode: str, chance: random.Random, enough: int, workers: int = 0) -> Iterator[dict[str, Any]]:
+def rounds(
+    root: Path, mode: str, chance: random.Random, enough: int, engine: Engine | None = None
+) -> Iterator[dict[str, Any]]:
     """Studies from beginning to end, each in a folder of its own, until enough children died in the middle of work."""
     began = time.monotonic()
-    os.waitpid(child(root / "reference", None, workers), 0)
+    os.waitpid(child(root / "reference", None, engine), 0)
     whole, middle = time.monotonic() - began, 0
     total = len(held(root / "reference")["files"])
     for number in itertools.count():
         out, status, step = root / f"round{number}", 1, 0
         while status != 0:
             step += 1
-            pid = child(out, step if mode == "steps" else None, workers)
+            pid = child(out, step if mode == "steps" else None, engine)
             if mode == "moments":
                 # A machine that grew slower must not keep the study from ever coming to its end.
                 time.sleep(chance.uniform(0, whole * (1 + 0.05 * step)))
@@ -126,8 +127,8 @@ def check_ends(root: Path, ends: Sequence[dict[str, Any]], whole: Path) -> int:
 
 def main() -> None:
     torch.set_num_threads(1)
-    root, mode, seed, enough, *workers = sys.argv[1:]
-    for end in rounds(Path(root), mode, random.Random(int(seed)), int(enough), *map(int, workers)):
+    root, mode, seed, enough = sys.argv[1:]
+    for end in rounds(Path(root), mode, random.Random(int(seed)), int(enough)):
         print(json.dumps(end), flush=True)
 
 

@@ -76,7 +76,12 @@ def test_failures_end_in_a_non_zero_code(spec: Path, tmp_path: Path) -> None:
     ran = call("run", spec, "--out", tmp_path / "out")
     assert ran.exit_code == 1
     assert "4 of 6 generations are in" in ran.output
-    assert "2 generations failed" in ran.output
+    said = ran.output[ran.output.index("Error:") :].splitlines()
+    assert said[:2] == [
+        "Error: 2 generations failed:",
+        "  measure check: ValueError: no dog please (2 times, first with 'Once there was a dog in a big park.')",
+    ]
+    assert "--retry-failed tries them again" in said[2]
     assert len(records(tmp_path / "out")) == 4
     again = call("run", spec, "--out", tmp_path / "out")
     assert (again.exit_code, "4 reused" in again.output) == (1, True)
@@ -87,8 +92,18 @@ def test_mistakes_are_named(spec: Path, tmp_path: Path) -> None:
     for command in (("check", spec), ("run", spec, "--out", tmp_path / "out")):
         result = call(*command)
         assert result.exit_code == 1
-        assert "s.toml:8:18: decoding[0].max_new_tokens[0] is 0: input should be greater" in result.output
+        assert "s.toml:8:18: decoding.max_new_tokens is 0: input should be greater" in result.output
         assert "s.toml:9:1: unknown key 'temprature' (did you mean 'temperature'?)" in result.output
+    assert not (tmp_path / "out").exists()
+    # What only shows when the prompts are read and the measures looked for has a line too, and leaves no folder either.
+    spec.write_text(SPEC.replace('prompts = ["Once', 'prompts = {file = "q.txt"}\nseeds = [0]\n# ["Once'))
+    (tmp_path / "q.txt").write_text("\n\n")
+    assert "s.toml:5:19: q.txt holds no prompts" in call("run", spec, "--out", tmp_path / "out").output
+    (tmp_path / "own.py").write_text("def check(trace):\n    return 1.0\n")
+    spec.write_text(SPEC.replace('"attention_entropy"', '"own:chek", "no:check"'))
+    said = call("run", spec, "--out", tmp_path / "out").output
+    assert "s.toml:4:13: importing the measure own:chek. own has no function 'chek' (did you mean 'check'?)" in said
+    assert "s.toml:4:25: importing the measure no:check. ModuleNotFoundError" in said
     assert not (tmp_path / "out").exists()
     assert "there is no manifest.json" in call("run", "--out", tmp_path / "nothing").output
     assert not (tmp_path / "nothing").exists()

@@ -135,3 +135,36 @@ def test_a_plan_for_other_devices_is_made_on_the_cpu() -> None:
     for wrong in (lambda: PoolEngine(workers=0), lambda: RayEngine(gpus=-1), lambda: RayEngine(tries=0)):
         with pytest.raises(StudyError, match="or more"):
             wrong()
+
+
+class Cluster:
+    """What Ray says about nodes of these CPUs and GPUs; a node of the dead has plenty."""
+
+    def __init__(self, *nodes: tuple[float, float]) -> None:
+        self.found = [{"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}} for cpus, gpus in nodes]
+        self.found.append({"Alive": False, "Resources": {"CPU": 64.0, "GPU": 64.0}})
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self.found
+
+
+def test_workers_are_counted_by_what_each_node_has() -> None:
+    cluster = Cluster((4, 1), (3, 0), (1, 1))
+    rooms = [
+        (RayEngine("h:1"), 8),
+        (RayEngine("h:1", cpus=2), 2 + 1),
+        (RayEngine("h:1", gpus=0.5), 2 + 1),
+        (RayEngine("h:1", cpus=0.1, gpus=0.3333), 3 + 3),
+        (RayEngine("h:1", cpus=0, gpus=1), 2),
+    ]
+    for engine, room in rooms:
+        assert engine._room(cluster) == room
+    assert RayEngine(cpus=0.1)._room(Cluster((0.3, 0))) == 3
+    # Five CPUs are there, but on no node.
+    with pytest.raises(
+        StudyError, match=r"one needs 5 CPU; the cluster at h:1 has 4 CPU and 1 GPU; 2 nodes with 3 CPU "
+    ):
+        RayEngine("h:1", cpus=5)._room(Cluster((4, 1), (3, 0), (3, 0)))
+    for wrong in (lambda: RayEngine(gpus=1.5), lambda: RayEngine(cpus=0.00001)):
+        with pytest.raises(StudyError, match="give a whole number, or a fraction of one"):
+            wrong()

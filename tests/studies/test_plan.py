@@ -154,7 +154,7 @@ def test_what_the_model_does_not_have_is_named_with_its_line(
         ({"models": "minilm-like/none"}, "minilm-like/none"),
         ({"models": {"name": "story", "kernel": "nonsense"}}, "choosing kernel 'nonsense' for story"),
         ({"measures": "no_such_module:f"}, "importing the measure no_such_module:f"),
-        ({"measures": "json:no_such"}, "json has no function no_such"),
+        ({"measures": "json:no_such"}, "json has no function 'no_such'; it has dump, "),
     ],
 )
 def test_what_cannot_be_loaded_is_one_clear_error(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gentrace.errors import StudyError
-from gentrace.studies import Spec, load_spec, parse_spec
+from gentrace.studies import Spec, SpecError, load_spec, parse_spec
 from gentrace.studies.prompts import factor_types, prompt_table, read_prompts, stored_prompts
 
 ROWS: list[dict[str, Any]] = [
@@ -143,3 +143,25 @@ def test_folders_without_a_data_set_are_refused(tmp_path: Path) -> None:
     (tmp_path / "q" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     with pytest.raises(StudyError, match="has the splits train, test: choose one"):
         read_prompts(spec(file=str(tmp_path / "q"), split="valid"))
+
+
+def test_all_that_a_row_lacks_is_said_in_one_go(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"q": "a", "size": 1}\n{"size": [2]}\n')
+    (tmp_path / "s.toml").write_text(
+        "models = 'story'\n[prompts]\nfile = 'q.jsonl'\ntemplate = 'Q: {q}'\nid = 'nr'\n"
+        "[prompts.factors]\nlength = 'size'\nkind = 'sort'\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        read_prompts(load_spec(tmp_path / "s.toml"))
+    first = [(problem.where, problem.what.partition(";")[0]) for problem in caught.value.problems]
+    assert first == [
+        ("s.toml:5:6", "q.jsonl:1 has no field 'nr'"),
+        ("s.toml:8:8", "q.jsonl:1 has no field 'sort'"),
+    ]
+    (tmp_path / "q.jsonl").write_text('{"size": [2], "nr": 1, "sort": "a"}\n')
+    with pytest.raises(SpecError) as caught:
+        read_prompts(load_spec(tmp_path / "s.toml"))
+    assert [(problem.where, problem.what) for problem in caught.value.problems] == [
+        ("s.toml:4:12", "q.jsonl:1 has no field 'q'; it has size, nr, sort: add it or name another"),
+        ("s.toml:7:10", "q.jsonl:1: factor 'length' is a list: give one value"),
+    ]

@@ -89,6 +89,38 @@ def test_a_lost_and_a_damaged_part_are_made_again(whole: Path, tmp_path: Path) -
     assert parts(out) == before
 
 
+def test_a_damaged_record_costs_its_own_batch_and_nothing_else(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "damaged"
+    shutil.copytree(whole, out)
+    before, kept = parts(out), records(out)
+    cut, garbled, exchanged, *_ = sorted((out / "commits").iterdir())
+    cut.write_bytes(cut.read_bytes()[:100])
+    garbled.write_bytes(garbled.read_bytes().replace(b'"failed": 0', b'"failed": 1'))
+    exchanged.write_bytes(sorted((out / "commits").iterdir())[-1].read_bytes())
+    with pytest.raises(StudyError, match=f"reading {cut}. it is damaged: .*run the study again, with its SPEC"):
+        open_study(out)
+    summary, said = run(None, out)
+    assert (summary.batches, summary.reused, summary.ok) == (3, 3, True)
+    for path, why in ((cut, "Unterminated string"), (garbled, "its sum does"), (exchanged, "it is that of another")):
+        line = said_about(said, path.name)
+        assert re.fullmatch(rf"batch \d is done again: its record commits/{path.name} is damaged: {why}.*", line)
+    assert len(said) == 4
+    assert parts(out) == before
+    assert {name for name, when in records(out).items() if kept[name] == when} == {
+        path.name for path in (out / "commits").iterdir() if path not in (cut, garbled, exchanged)
+    }
+    # Of a batch that is planned no more, what there is stays until it is asked away.
+    cut.write_text("")
+    shorter = made_spec(keep={"traces": True}, decoding=[{"max_new_tokens": 2}])
+    _, said = run(shorter, out)
+    assert "6 finished batches are planned no more; they stay" in said[-1]
+    assert "1 whose records are damaged, --prune removes them" in said[-1]
+    assert before.items() <= parts(out).items()
+    run(shorter, out, prune=True)
+    assert not before.items() & parts(out).items()
+    assert len(parts(out)) == 3 * 3 + 7
+
+
 def test_a_damaged_list_of_prompts_is_named_and_written_anew(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "prompts"
     shutil.copytree(whole, out)

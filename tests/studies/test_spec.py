@@ -14,6 +14,8 @@ from tests.studies.made import made_spec
 WRONG = """
 name = "wrong"
 models = ["story", {name = "smollm2", dtype = "int8"}]
+seeds = [4, 5, 4]
+layers = [1, 2]
 batch_size = "many"
 measures = ["attention_entropi",
   {measure = "lookback_ratio", options = {foo = 1}}]
@@ -21,6 +23,8 @@ measures = ["attention_entropi",
 [prompts]
 file = "q.jsonl"
 template = "Q: {question"
+texts = ["a"]
+limit = 0
 
 [[decoding]]
 max_new_tokens = [4, 0]
@@ -28,21 +32,27 @@ temprature = 1
 
 [[decoding]]
 temperature = 0.5
+top_p = 2
 
 [keep]
-heads = [[0, 1], [0, "a"]]
+heads = [[0, 1]]
+top_k = 0
 """
 
 EXPECTED = [
     ("3:47", "models[1].dtype is 'int8': input should be 'float32', 'bfloat16' or 'float16'"),
-    ("4:14", "batch_size is 'many': input should be a valid integer"),
-    ("5:13", "no measure is called 'attention_entropi' (did you mean 'attention_entropy'?)"),
-    ("6:42", "lookback_ratio has no option 'foo'"),
-    ("10:12", "expected '}' before end of string"),
-    ("13:22", "decoding[0].max_new_tokens[1] is 0: input should be greater than or equal to 1"),
-    ("14:1", "unknown key 'temprature' (did you mean 'temperature'?)"),
-    ("17:15", "temperature without sampling changes nothing: add do_sample = true"),
-    ("20:22", "keep.heads[1][1] is 'a': input should be a valid integer"),
+    ("4:16", "two seeds are called 4: give each its own name"),
+    ("6:14", "batch_size is 'many': input should be a valid integer"),
+    ("7:13", "no measure is called 'attention_entropi' (did you mean 'attention_entropy'?)"),
+    ("8:42", "lookback_ratio has no option 'foo'"),
+    ("11:8", "texts and file: give one of texts, rows and file"),
+    ("12:12", "expected '}' before end of string"),
+    ("14:9", "prompts.limit is 0: input should be greater than or equal to 1"),
+    ("17:22", "decoding[0].max_new_tokens[1] is 0: input should be greater than or equal to 1"),
+    ("18:1", "unknown key 'temprature' (did you mean 'temperature'?)"),
+    ("21:15", "temperature without sampling changes nothing: add do_sample = true"),
+    ("22:9", "decoding[1].top_p is 2: input should be less than or equal to 1"),
+    ("26:9", "keep.top_k is 0: input should be greater than or equal to 1"),
 ]
 
 
@@ -55,7 +65,7 @@ def test_every_problem_is_named_with_its_line_and_column(tmp_path: Path) -> None
     assert [problem.where for problem in problems] == [f"study.toml:{place}" for place, _ in EXPECTED]
     for problem, (_, message) in zip(problems, EXPECTED, strict=True):
         assert message in problem.what
-    assert "9 problems" in str(caught.value)
+    assert "13 problems" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +74,8 @@ def test_every_problem_is_named_with_its_line_and_column(tmp_path: Path) -> None
         ("models = 'story'\n", "1:1", "'prompts' is missing"),
         ("models = []\nprompts = ['a']\n", "1:10", "at least 1 item"),
         ("models = 'story'\nprompts = ['a']\nmodell = 1\n", "3:1", "did you mean 'models'?"),
-        ("models = 'story'\n[prompts]\ntexts = ['a']\nfile = 'b'\n", "2:1", "texts and file: give one of"),
+        ("models = 'story'\n[prompts]\ntexts = ['a']\nfile = 'b'\n", "4:8", "texts and file: give one of"),
+        ("models = 'story'\n[prompts]\ntexts = ['a']\nid = 'b'\n", "4:6", "texts have no fields"),
         ("models = 'story'\n[prompts]\n", "2:1", "no source: give one of texts, rows and file"),
         (
             "models = 'story'\nprompts = {rows = [{a = 1}], template = 'no field'}\n",

@@ -50,6 +50,19 @@ def test_changed_bytes_are_found(whole: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_damaged_record_is_found_and_hides_no_other_batch(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    shutil.copytree(whole, out)
+    path = min((out / "commits").iterdir())
+    path.write_bytes(path.read_bytes()[:-20])
+    found = verified(out)
+    (line,) = found.damaged
+    assert line.startswith(f"a batch is lost, its record commits/{path.name} is damaged: ")
+    assert (found.ok, found.differences, found.identical) == (False, (), found.rows)
+    assert 0 < found.rows < verified(whole).rows
+    assert len(audit_batches(out, sample=1, say=lambda line: None)) == 1
+
+
 def forge(out: Path, kind: str, column: str, value: Any) -> None:
     """Change one entry of a finished table and mend every sum, as somebody would who wants it to be believed."""
     folder = Folder(out)
