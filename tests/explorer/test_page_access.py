@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from gentrace.explorer import explore
 from gentrace.trace.trace import Trace
@@ -56,7 +57,7 @@ def test_a_link_opens_the_view_that_it_was_copied_from(browser: Any, path: Path,
 
 def test_the_address_can_be_changed_while_the_page_is_open(opened: Opened) -> None:
     opened.page.evaluate("location.hash = 'tab=tokens&step=9&colour=rank'")
-    opened.page.wait_for_timeout(150)
+    opened.until("explorer.v.tab === 'tokens'")
     assert opened.page.locator("#panel-tokens").is_visible()
     assert (opened.state()["step"], opened.state()["colour"]) == (9, "rank")
 
@@ -146,7 +147,7 @@ def test_everything_has_a_name_and_is_reached_with_the_keyboard(browser: Any, pa
 
 def test_a_step_is_told_to_a_screen_reader(opened: Opened, trace: Trace) -> None:
     opened.press("]", "]", "End")
-    opened.page.wait_for_timeout(300)
+    opened.until("document.getElementById('announce').textContent === explorer.tab.describe()")
     row = trace.attention(2, 1)[-1]
     strongest = int(row[1:].argmax()) + 1
     told = opened.text("#announce")
@@ -163,12 +164,12 @@ def test_it_follows_the_colour_scheme_the_toggle_and_the_printer(browser: Any, p
     assert (lightness(opened) > 380) == (scheme == "dark")
     assert opened.address()["theme"] == ("dark" if scheme == "light" else "light")
     opened.page.emulate_media(media="print")
-    opened.page.wait_for_timeout(100)
+    opened.until("explorer.print.matches && explorer.themeName === 'light'")
     assert lightness(opened) == 3 * 255
     assert opened.page.evaluate("explorer.themeName") == "light"
     assert opened.page.locator(".controls").is_hidden()
     opened.page.emulate_media(media="screen")
-    opened.page.wait_for_timeout(100)
+    opened.until("!explorer.print.matches && explorer.themeName === explorer.v.theme")
     assert (lightness(opened) > 380) == (scheme == "dark")
     opened.close()
 
@@ -249,8 +250,7 @@ def test_in_a_notebook_it_is_a_frame_of_its_own(browser: Any, trace: Trace, tmp_
     frame = page.frame_locator("iframe")
     frame.locator("body[data-loaded]").wait_for(state="attached")
     frame.locator("#tab-heads").click()
-    assert frame.locator("#panel-heads").is_visible()
-    page.wait_for_timeout(300)
+    expect(frame.locator("#panel-heads")).to_be_visible(timeout=60_000)
     assert complaints == []
     page.close()
 
