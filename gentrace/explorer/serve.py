@@ -199,7 +199,7 @@ def serve(desk: Desk, said: Callable[[str], object]) -> None:
             Guard(desk.app(), token, port),
             lifespan="off",
             ws="none",
-            log_level="warning",
+            log_level="error",
             access_log=False,
             server_header=False,
         )

@@ -56,6 +56,11 @@ def test_a_worker_decodes_and_is_gone_when_all_is_read(browser: Any, page: Path,
         opened.page.evaluate("explorer.store.codes.get(explorer.layer).mean?.byteLength") == LENGTH * (LENGTH - 1) // 2
     )
     right(opened.page.evaluate(SHOWN), trace)
+    # The browser tells of its end a while after it.
+    for _ in range(600):
+        if not opened.page.workers:
+            break
+        opened.page.wait_for_timeout(100)
     assert opened.page.workers == []
     opened.close()
 
