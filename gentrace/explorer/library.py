@@ -20,7 +20,7 @@ LISTED = 1000
 WORDS = 160
 """Characters of a text that are listed."""
 
-Stamp = tuple[Path, int, int]
+Stamp = tuple[Path, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Entry:
     layers: int
     text: str
     """Its first words, or why it cannot be opened."""
+    complete: bool
+    """Whether its recording ran to the end."""
 
 
 class Library:
@@ -103,16 +105,16 @@ class Library:
 def stamp_of(path: Path) -> Stamp:
     """A file with what tells whether it is still the same."""
     found = path.stat()
-    return path, found.st_mtime_ns, found.st_size
+    return path, found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _entry(name: str, path: Path) -> Entry:
     try:
         trace = load(path)
         text = trace.tokens.text[: WORDS + 1]
-        return Entry(name, model_name(trace), len(trace.tokens), len(trace.layers), text)
+        return Entry(name, model_name(trace), len(trace.tokens), len(trace.layers), text, trace.meta.complete)
     except (GentraceError, OSError) as error:
-        return Entry(name, "", 0, 0, str(error))
+        return Entry(name, "", 0, 0, str(error), False)
 
 
 def _says_itself(name: str) -> bool:

@@ -51,7 +51,7 @@ def payload(
         encoder = trace.encoder_tokens
         shown[place]["source"] = None if encoder is None else _tokens(encoder, len(encoder))
     data = {
-        "title": title,
+        "title": running(title),
         "link": link,
         "traces": shown,
         "low": codec.LOW,
@@ -65,11 +65,13 @@ def payload(
 
 def _trace(trace: Trace, name: str) -> dict[str, Any]:
     given = trace.tokens.prompt_length
-    facts = [f"{given} tokens given, {len(trace.tokens) - given} written", trace.meta.kernel, trace.meta.dtype]
+    written = len(trace.tokens) - given
+    read = f"{given} token{'s' * (given != 1)} given"
+    facts = [f"{read}, {written} written" if written else read, trace.meta.kernel, trace.meta.dtype]
     error = trace.fidelity.error
     return {
-        "name": name,
-        "model": model_name(trace),
+        "name": running(name),
+        "model": running(model_name(trace)),
         "facts": " · ".join(facts if trace.meta.complete else [*facts, "cut short"]),
         "fidelity": None if error != error else f"{error:.1e}",
         "segments": None if trace.segments is None else trace.segments.tolist(),

@@ -37,6 +37,8 @@ from gentrace.views.timeline import model_name
 
 OPENED = 4
 """Pages whose traces stay open."""
+CUT = ' <span class="cut">cut short: what was recorded until then</span>'
+"""Beside a trace whose recording did not run to the end."""
 HEADERS = {
     b"cache-control": b"no-store",
     b"content-security-policy": b"frame-ancestors 'none'",
@@ -67,12 +69,14 @@ class Guard:
         if scope["type"] != "http":
             raise RuntimeError(f"only http is served, not {scope['type']}")
         hosts = [value for name, value in scope["headers"] if name == b"host"]
-        _, token, *rest = scope["path"].split("/", 2)
+        # Whatever is asked for: "*" has no slash at all.
+        before, token, rest = [*scope["path"].split("/", 2), "", ""][:3]
         known = secrets.compare_digest(token.encode("utf-8", "replace"), self._token)
-        if not known or not rest or len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+        whole = not before and scope["path"].count("/") > 1
+        if not known or not whole or len(hosts) != 1 or hosts[0].lower() not in self._hosts:
             await PlainTextResponse("forbidden", 403)(scope, receive, dressed)
             return
-        path = "/" + rest[0]
+        path = "/" + rest
         await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, dressed)
 
 
@@ -153,23 +157,23 @@ def list_page(folder: str, entries: list[Entry]) -> str:
     return Template(asset("list.template")).substitute(
         policy=policy,
         style=style,
-        folder=html.escape(folder),
+        folder=html.escape(running(folder)),
         count=f"{len(entries):,} traces" if len(entries) < LISTED else f"the first {LISTED:,} traces",
         rows="\n".join(_row(entry) for entry in entries),
     )
 
 
 def _row(entry: Entry) -> str:
-    name = html.escape(entry.name)
+    name, shown = html.escape(entry.name), html.escape(running(entry.name))
     if not entry.model:
-        return (
-            f'<tr class="broken"><td></td><td><bdi>{name}</bdi></td><td colspan="3">{html.escape(entry.text)}</td></tr>'
-        )
+        why = html.escape(running(entry.text))
+        return f'<tr class="broken"><td></td><td><bdi>{shown}</bdi></td><td colspan="3">{why}</td></tr>'
     link = html.escape(f"open?{urlencode({'name': entry.name})}")
     words = entry.text if len(entry.text) <= WORDS else f"{entry.text[:WORDS]}…"
     return (
-        f'<tr><td><input type="checkbox" name="name" value="{name}" aria-label="choose {name}"></td>'
-        f'<td><a href="{link}"><bdi>{name}</bdi></a></td><td><bdi>{html.escape(entry.model)}</bdi></td>'
+        f'<tr><td><input type="checkbox" name="name" value="{name}" aria-label="choose {shown}"></td>'
+        f'<td><a href="{link}"><bdi>{shown}</bdi></a>{"" if entry.complete else CUT}</td>'
+        f"<td><bdi>{html.escape(running(entry.model))}</bdi></td>"
         f"<td>{entry.tokens:,}</td><td><bdi>{html.escape(running(words))}</bdi></td></tr>"
     )
 
@@ -195,7 +199,7 @@ def serve(desk: Desk, said: Callable[[str], object]) -> None:
             Guard(desk.app(), token, port),
             lifespan="off",
             ws="none",
-            log_level="warning",
+            log_level="error",
             access_log=False,
             server_header=False,
         )

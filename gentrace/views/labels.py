@@ -14,6 +14,8 @@ EMPTY = "∅"
 SPACE = "␣"
 LONGEST = 24
 """Characters of a label; longer ones are cut in the middle."""
+STACKED = 5
+"""Combining marks on one letter that are drawn; what is piled above them would cover the lines above."""
 
 _GLYPHS = {
     "\n": "↵",
@@ -118,7 +120,12 @@ def wrapped(labels: Sequence[str], columns: int) -> list[tuple[int, int]]:
 def _glyphs(text: str) -> list[str]:
     """The text character by character, the invisible ones replaced."""
     shown: list[str] = []
+    stacked = 0
     for place, character in enumerate(text):
+        stacked = stacked + 1 if unicodedata.category(character) in {"Mn", "Me"} else 0
+        if stacked > STACKED:
+            shown.append(f"⟨U+{ord(character):04X}⟩")
+            continue
         before = unicodedata.category(text[place - 1]) if place else ""
         follows = before in {"So", "Sk", "Mn"} and (character != "\u200d" or place + 1 < len(text))
         glyph = character if character in _JOINERS and follows else _glyph(character)

@@ -52,7 +52,7 @@ class Opened:
 
     def address(self) -> dict[str, str]:
         """The address, once the page has written it."""
-        self.page.wait_for_timeout(250)
+        self.until("location.hash === explorer.state.address()")
         pairs = self.page.evaluate("[...new URLSearchParams(location.hash.slice(1))]")
         return dict(pairs)
 

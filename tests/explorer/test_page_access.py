@@ -1,5 +1,6 @@
 """The explorer for everybody: by keyboard, by address, on a phone, on paper, with a screen reader, as a file."""
 
+import html
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from gentrace.explorer import explore
 from gentrace.trace.trace import Trace
-from gentrace.views.labels import label
+from gentrace.views.labels import label, running
+from gentrace.views.theme import contrast
 from tests.explorer.opened import Opened
 from tests.views.made import HOSTILE, random_trace
 
@@ -56,7 +59,7 @@ def test_a_link_opens_the_view_that_it_was_copied_from(browser: Any, path: Path,
 
 def test_the_address_can_be_changed_while_the_page_is_open(opened: Opened) -> None:
     opened.page.evaluate("location.hash = 'tab=tokens&step=9&colour=rank'")
-    opened.page.wait_for_timeout(150)
+    opened.until("explorer.v.tab === 'tokens'")
     assert opened.page.locator("#panel-tokens").is_visible()
     assert (opened.state()["step"], opened.state()["colour"]) == (9, "rank")
 
@@ -146,7 +149,7 @@ def test_everything_has_a_name_and_is_reached_with_the_keyboard(browser: Any, pa
 
 def test_a_step_is_told_to_a_screen_reader(opened: Opened, trace: Trace) -> None:
     opened.press("]", "]", "End")
-    opened.page.wait_for_timeout(300)
+    opened.until("document.getElementById('announce').textContent === explorer.tab.describe()")
     row = trace.attention(2, 1)[-1]
     strongest = int(row[1:].argmax()) + 1
     told = opened.text("#announce")
@@ -163,13 +166,63 @@ def test_it_follows_the_colour_scheme_the_toggle_and_the_printer(browser: Any, p
     assert (lightness(opened) > 380) == (scheme == "dark")
     assert opened.address()["theme"] == ("dark" if scheme == "light" else "light")
     opened.page.emulate_media(media="print")
-    opened.page.wait_for_timeout(100)
+    opened.until("explorer.themeName === 'light'")
     assert lightness(opened) == 3 * 255
     assert opened.page.evaluate("explorer.themeName") == "light"
     assert opened.page.locator(".controls").is_hidden()
     opened.page.emulate_media(media="screen")
-    opened.page.wait_for_timeout(100)
+    opened.until("explorer.themeName === explorer.v.theme")
     assert (lightness(opened) > 380) == (scheme == "dark")
+    opened.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_what_it_is_painted_on(browser: Any, path: Path, scheme: str) -> None:
+    opened = Opened(browser, path, color_scheme=scheme)
+    pairs = opened.page.evaluate(
+        """() => {
+            const {theme, rgb, ink} = explorer.palette;
+            const over = (ground) => ["ink", "muted", "accent", "raw"].map((text) => [theme[text], theme[ground]]);
+            const pairs = [...over("paper"), ...over("card"), [theme.ink, theme.unseen], [theme.card, theme.accent]];
+            return {theme: pairs, rgb, ink};
+        }"""
+    )
+    pairs["theme"] += [[ink, as_hex(ground)] for ground, ink in zip(pairs["rgb"], pairs["ink"], strict=True)]
+    for measure in ("probability", "surprise"):
+        opened.page.evaluate("(colour) => explorer.set({tab: 'tokens', colour})", measure)
+        pairs["theme"] += [
+            [as_hex(channels_of(one["color"])), as_hex(channels_of(one["background"]))]
+            for one in opened.page.evaluate(
+                """[...document.querySelectorAll("#panel-tokens .token")].map((one) => {
+                    const { color, backgroundColor } = getComputedStyle(one);
+                    return { color, background: backgroundColor };
+                }).filter((one) => one.background !== "rgba(0, 0, 0, 0)")"""
+            )
+        ]
+    assert len(pairs["theme"]) > 300
+    assert [(one, ground) for one, ground in pairs["theme"] if contrast(one, ground) < 4.5] == []
+    opened.close()
+
+
+def channels_of(colour: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", colour)[:3]]
+
+
+def as_hex(colour: list[int]) -> str:
+    return "#" + "".join(f"{part:02x}" for part in colour)
+
+
+def test_what_is_pressed_on_a_phone_is_large_enough(browser: Any, path: Path) -> None:
+    opened = Opened(browser, path, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    for tab in TABS:
+        opened.page.evaluate("(tab) => explorer.set({tab, layer: 2, head: 1})", tab)
+        small = opened.page.evaluate(
+            """[...document.querySelectorAll("button, select, fieldset label")].filter((one) => {
+                const { width, height } = one.getBoundingClientRect();
+                return one.checkVisibility() && !one.closest("dialog") && (width < 24 || height < 24);
+            }).map((one) => one.outerHTML.slice(0, 80))"""
+        )
+        assert small == []
     opened.close()
 
 
@@ -236,6 +289,28 @@ def test_the_policy_stops_a_script_that_is_not_ours(browser: Any, path: Path) ->
     opened.context.close()
 
 
+NAMES = (
+    "</title></script><img src=x onerror=window.pwned=1>", "__proto__", "\u202efdp.exe", "\ud800", "${window.pwned=1}",
+    "<svg/onload=window.pwned=1>", "a\x00b", "javascript:window.pwned=1", "e" + "\u0301" * 10_000, "long" * 2500,
+)  # fmt: skip
+
+
+def test_names_and_titles_are_text(browser: Any, tmp_path: Path) -> None:
+    page = explore({name: random_trace(9, 4) for name in NAMES}, tmp_path / "page.html", title="".join(NAMES[:5])).html
+    assert "".join(map(running, NAMES[:5])) in html.unescape(page)
+    opened = Opened(browser, tmp_path / "page.html", viewport={"width": 390, "height": 844})
+    names = [running(name) for name in NAMES]
+    assert opened.page.locator("#trace option").all_text_contents() == names
+    assert opened.text("#title") == "".join(names[:5])
+    for place, name in enumerate(names):
+        opened.page.evaluate("([tab, to]) => explorer.set({tab, to})", ["compare", f"{place}.."])
+        assert name in opened.page.locator("#panel-compare h2").nth(1).text_content()
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert opened.page.evaluate("[window.pwned, Object.prototype.text]") == [None, None]
+    assert opened.page.locator("main img, main svg[onload], header img, header script, select img").count() == 0
+    opened.close()
+
+
 def test_in_a_notebook_it_is_a_frame_of_its_own(browser: Any, trace: Trace, tmp_path: Path) -> None:
     explorer = explore(trace)
     shown = explorer._repr_html_()
@@ -249,8 +324,7 @@ def test_in_a_notebook_it_is_a_frame_of_its_own(browser: Any, trace: Trace, tmp_
     frame = page.frame_locator("iframe")
     frame.locator("body[data-loaded]").wait_for(state="attached")
     frame.locator("#tab-heads").click()
-    assert frame.locator("#panel-heads").is_visible()
-    page.wait_for_timeout(300)
+    expect(frame.locator("#panel-heads")).to_be_visible(timeout=60_000)
     assert complaints == []
     page.close()
 

@@ -76,8 +76,7 @@ def test_space_plays_and_pauses(opened: Opened) -> None:
     opened.page.select_option("#speed", "30")
     opened.page.locator("#speed").blur()
     opened.press("Space")
-    opened.page.wait_for_timeout(700)
-    assert opened.state()["step"] > PROMPT + 2
+    opened.until(f"explorer.v.step > {PROMPT + 2}")
     assert opened.page.locator("#play").get_attribute("aria-label") == "Pause"
     opened.press("Space")
     stopped = opened.state()["step"]
@@ -250,7 +249,6 @@ def test_tokens_by_measure_with_alternatives_on_focus(opened: Opened) -> None:
 def test_compare_subtracts_where_the_tokens_agree(opened: Opened, trace: Trace, other: Trace) -> None:
     opened.press("6")
     opened.page.evaluate("explorer.set({head: 0, to: '1.0.2'})")
-    opened.page.wait_for_timeout(100)
     pairs = [(at, at if at < 10 else at + 1) for at in range(30)] + [(at, at - 2) for at in range(33, 39)]
     assert opened.page.evaluate("explorer.tab.queries") == [list(pair) for pair in pairs]
     difference = opened.page.evaluate("Array.from(explorer.tab.values)")

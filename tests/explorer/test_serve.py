@@ -1,6 +1,11 @@
 """What the server answers, and above all what it does not."""
 
+import asyncio
+import html
 import json
+import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +18,8 @@ from gentrace.errors import ViewError
 from gentrace.explorer.answers import MOST
 from gentrace.explorer.library import Library, name_files
 from gentrace.explorer.serve import Desk, Guard
+from gentrace.trace.store import MemoryStore
+from gentrace.views.labels import running
 from tests.explorer.unpacked import close_enough, data_of, weights_of
 from tests.views.made import HOSTILE, random_trace
 from tests.views.made_kinds import causal
@@ -36,6 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trace.save(inside / "a <b>&.safetensors")
     causal(4, 2, 12).save(inside / "sub" / "grouped.safetensors")
     causal(2, 2, 9, scores_only=True).save(inside / "sub" / "scores.safetensors")
+    random_trace(360, 6).save(inside / "sub" / "tall.safetensors")
+    replace(cut := causal(), meta=replace(cut.meta, complete=False)).save(inside / "sub" / "cut.safetensors")
     causal().save(root / "secret.safetensors")
     causal().save(inside / ".hidden" / "secret.safetensors")
     (inside / "broken.safetensors").write_bytes(b"no trace")
@@ -124,6 +133,8 @@ def test_the_list_says_what_is_there(served: TestClient) -> None:
     assert f"<td>{len(WORDS)}</td>" in page
     assert "&lt;s&gt;&lt;b&gt;x&lt;/b&gt;" in page
     assert "not a safetensors file" in page
+    assert page.count("cut short") == 1
+    assert "cut short" in page.partition("sub/cut.safetensors")[2].partition("</tr>")[0]
     for hidden in ("secret", "out.safetensors", "notes.txt", "<script", "<b>x"):
         assert hidden not in page
 
@@ -170,15 +181,12 @@ def test_what_a_page_would_not_ask_is_refused(served: TestClient, question: dict
 
 def test_too_much_at_once_is_refused(served: TestClient) -> None:
     whole = len(WORDS) - 1
-    too_much = asked(served, "a <b>&.safetensors", what="window", part=0, head=0, queries=[0, whole], keys=[0, whole])
-    assert too_much.status_code == 200
-    tall = random_trace(500, 6)
-    from gentrace.explorer.answers import Answers
-    from gentrace.explorer.plan import plan_asked
-
-    answers = Answers({"": tall}, plan_asked({"": tall}))
-    with pytest.raises(ViewError, match="499 × 499 cells; at most 120000"):
-        answers.answer({"what": "window", "part": 0, "head": 0, "queries": [0, 499], "keys": [0, 499]})
+    most = asked(served, "a <b>&.safetensors", what="window", part=0, head=0, queries=[0, whole], keys=[0, whole])
+    assert most.status_code == 200
+    for head in (0, "mean"):
+        tall = asked(served, "sub/tall.safetensors", what="window", part=0, head=head, queries=[0, 359], keys=[0, 359])
+        assert tall.status_code == 400
+        assert "359 × 359 cells; at most 120000" in tall.text
 
 
 def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
@@ -188,6 +196,81 @@ def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
     assert len(asked(served, "one", what="codes", part=0, head=0).content) == 12 * 13 // 2
     causal(4, 2, 8).save(path)
     assert len(asked(served, "one", what="codes", part=0, head=0).content) == 8 * 9 // 2
+
+
+def test_a_file_that_another_has_taken_the_place_of_is_read_anew(tmp_path: Path) -> None:
+    path, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    causal(4, 2, 12).save(path)
+    served = client(Library(None, {"one": path}))
+    question = {"what": "window", "part": 0, "head": 0, "queries": [0, 12], "keys": [0, 12]}
+    before = numbers(asked(served, "one", **question), 2, 12, 12)
+    assert torch.equal(before[0], causal(4, 2, 12).attention(0, 0))
+    # The same size to the byte and the same time to the nanosecond.
+    changed = causal(4, 2, 12)
+    tensors = {name: changed.store.tensor(name) for name in changed.store.names()}
+    tensors["layers.0.self.queries"] = -tensors["layers.0.self.queries"]
+    changed = replace(changed, store=MemoryStore(tensors))
+    changed.save(other)
+    state = path.stat()
+    assert other.stat().st_size == state.st_size
+    os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
+    other.replace(path)
+    after = numbers(asked(served, "one", **question), 2, 12, 12)
+    assert torch.equal(after[0], changed.attention(0, 0))
+    assert not torch.equal(before, after)
+    path.unlink()
+    assert asked(served, "one", **question).status_code == 404
+
+
+NAMES = (
+    "<img src=x onerror=window.pwned=1>", "'\"` onmouseover=window.pwned=1", "${window.pwned=1}", "__proto__",
+    "a\nb\x01", "javascript:window.pwned=1", "&lt;b&gt;", "\u202efdp", "\u2028", "e" + "\u0301" * 100, "%2e%2e%2f",
+    "#?&name=x", "+ +", "👩\u200d👩\u200d👧", "C:\\x", "שלום",
+)  # fmt: skip
+
+
+def test_a_file_may_be_called_anything(tmp_path: Path) -> None:
+    for place, name in enumerate(NAMES, 1):
+        causal(2, 2, place + 1).save(tmp_path / f"{name}.safetensors")
+    served = client(Library(tmp_path))
+    page = served.get(f"/{TOKEN}/").text
+    rows = re.findall(r'<td><a href="([^"]*)"><bdi>([^<>]*)</bdi></a></td>', page)
+    assert sorted(html.unescape(shown) for _, shown in rows) == sorted(running(f"{name}.safetensors") for name in NAMES)
+    for link, shown in rows:
+        opened = served.get(f"/{TOKEN}/{html.unescape(link)}")
+        assert opened.status_code == 200, shown
+        data = data_of(opened.text)
+        (place,) = (at for at, name in enumerate(NAMES, 1) if running(f"{name}.safetensors") == html.unescape(shown))
+        assert data["traces"][0]["layers"][0]["keys"] == place + 1
+        assert data["traces"][0]["name"] == html.unescape(shown)
+
+
+def test_two_hosts_are_as_good_as_none(served: TestClient) -> None:
+    for hosts in ([], [f"127.0.0.1:{PORT}", "evil.example"], [f"127.0.0.1:{PORT}", f"127.0.0.1:{PORT}"]):
+        assert asyncio.run(answered(served.app, [(b"host", host.encode()) for host in hosts])) == 403
+    assert asyncio.run(answered(served.app, [(b"host", f"LOCALHOST:{PORT}".encode())])) == 200
+
+
+async def answered(app: Any, headers: list[tuple[bytes, bytes]]) -> int:
+    """The status that an application gives a request for the list."""
+    path, said = f"/{TOKEN}/", []
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": headers,
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    await app(scope, receive, send)
+    return said[0]["status"]
 
 
 def test_files_get_the_shortest_names_that_differ(tmp_path: Path) -> None:

@@ -1,13 +1,19 @@
 """``gentrace view FOLDER`` as a process: a browser reads true numbers from it, and Ctrl-C ends it at once."""
 
+import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
+from urllib.request import urlopen
 
 import pytest
+import torch
 
 from gentrace.trace.trace import Trace
 from tests.explorer.opened import Opened
@@ -51,6 +57,51 @@ def test_ctrl_c_while_it_is_still_importing(tmp_path: Path) -> None:
     assert (process.returncode, said) == (-signal.SIGINT, "")
     assert "Traceback" not in complained
     assert not any(line.endswith("| gentrace.explorer.serve") for line in complained.splitlines())
+
+
+def raw(address: str, request: str) -> bytes:
+    """What the server says to a request that no client would make for us."""
+    port = urlsplit(address).port
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as line:
+        line.sendall(request.encode())
+        return b"".join(iter(lambda: line.recv(65_536), b""))
+
+
+def test_a_request_by_hand_gets_no_farther(address: str) -> None:
+    token, port = urlsplit(address).path, urlsplit(address).port
+    host = f"Host: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+    assert raw(address, f"GET {token} HTTP/1.1\r\n{host}").startswith(b"HTTP/1.1 200")
+    for path in (
+        f"{token}../../../etc/passwd", f"{token}..%2f..%2fetc/passwd", f"{token}%2e%2e/%2e%2e/etc/passwd",
+        f"{token}..\\..\\windows\\win.ini", f"{token}C:/windows/win.ini", f"{token}/etc/passwd",
+        f"{token}open?name=../../../etc/passwd", f"{token}open?name=/etc/passwd%00.safetensors",
+        "/etc/passwd", "//etc/passwd", "*", "/..%2f",
+    ):  # fmt: skip
+        said = raw(address, f"GET {path} HTTP/1.1\r\n{host}")
+        assert said.split()[1] in (b"400", b"403", b"404"), (path, said[:80])
+        assert b"root:" not in said
+    for head in (
+        "Host: evil.example\r\n",
+        f"Host: evil.example:{port}\r\n",
+        f"{host.split(chr(13))[0]}\r\nHost: evil.example\r\n",
+    ):
+        said = raw(address, f"GET {token} HTTP/1.1\r\n{head}Connection: close\r\n\r\n")
+        assert said.split()[1] in (b"400", b"403"), head
+
+
+def test_many_at_once_get_what_each_asked_for(address: str, trace: Trace) -> None:
+    weights = {layer: trace.attention(layer, 1) for layer in (0, 2)}
+
+    def ask(turn: int) -> bool:
+        layer, first = (0, 2)[turn % 2], 10 * turn
+        question = {"what": "window", "part": turn % 2, "head": 1, "queries": [first, first + 40], "keys": [0, 600]}
+        pairs = urlencode({"name": "long.safetensors", "question": json.dumps(question)})
+        with urlopen(f"{address}ask?{pairs}", timeout=PATIENCE) as answer:
+            found = torch.frombuffer(bytearray(answer.read()), dtype=torch.float32).view(2, 40, 600)[0]
+        return torch.equal(found.nan_to_num(-1), weights[layer][first : first + 40, :600].nan_to_num(-1))
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(ask, range(48)))
 
 
 def served(browser: Any, address: str, view: str) -> Opened:

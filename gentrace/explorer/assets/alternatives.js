@@ -10,6 +10,7 @@ export function fillAlternatives(element, tokens, position) {
   while (element.children.length < element.most) {
     element.append(make("div", { role: "listitem" }, make("bdi"), make("span", { className: "track" }, make("i"), make("i", { className: "sampled" })), make("span"), make("span")));
   }
+  element.ariaHidden = rows.length ? null : "true";
   [...element.children].forEach((row, at) => {
     const one = rows[at];
     row.classList.toggle("empty", !one);

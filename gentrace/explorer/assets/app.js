@@ -5,7 +5,7 @@ import { Commands, listCommands } from "./commands.js";
 import { CompareTab } from "./compare.js";
 import { Controls } from "./controls.js";
 import { exportPicture } from "./export.js";
-import { HeadsTab } from "./heads.js";
+import { HeadsTab, PAIRS } from "./heads.js";
 import { ModelTab } from "./model.js";
 import { NeuronTab } from "./neuron.js";
 import { fontOf, make } from "./pen.js";
@@ -53,7 +53,7 @@ class Explorer {
   defaults() {
     // Of a translation, what it looks at in the source says most; its own first tokens see next to nothing.
     const kind = ["cross", "self"].find((one) => this.store.kinds(0).includes(one)) ?? this.store.kinds(0)[0];
-    return { tab: "replay", trace: 0, kind, layer: null, head: null, step: null, first: "aside", colour: "probability", to: null, heads: null, key: null, zoom: null, theme: null };
+    return { tab: "replay", trace: 0, kind, layer: null, head: null, step: null, first: "aside", colour: "probability", to: null, heads: null, lines: null, pair: null, key: null, zoom: null, theme: null };
   }
 
   // Makes values fit what the page holds, whatever an address said.
@@ -75,6 +75,8 @@ class Explorer {
     if (!Object.hasOwn(FIRST, one.first)) one.first = "aside";
     if (!COLOURS.includes(one.colour)) one.colour = "probability";
     if (!["light", "dark"].includes(one.theme)) one.theme = null;
+    if (one.lines !== "all") one.lines = null;
+    if (!Object.hasOwn(PAIRS, one.pair ?? "")) one.pair = null;
     const [zoom, bounds] = [parseZoom(one.zoom), [start, stop, 0, layer.keys]];
     one.zoom = zoom && within(zoom, bounds) !== bounds ? followed(within(zoom, bounds), bounds, one.step, layer.causal) : null;
     return one;
@@ -201,8 +203,7 @@ class Explorer {
     this.scale = this.scaleOf([this.head]);
     this.controls.show(this.v.step, this.layer.queries, this.begin(this.v.trace, this.layer));
     this.tab.show(changed);
-    const worth = this.precision(true);
-    if (byId("precision").textContent !== worth) byId("precision").textContent = worth;
+    this.tellWorth();
     if (!this.controls.playing) this.announce();
     if (document.body.dataset.ready !== this.v.tab) document.body.dataset.ready = this.v.tab;
   }
@@ -279,7 +280,14 @@ class Explorer {
   // What the numbers on the screen are worth.
   precision(long = false) {
     const { head, store, tab, v } = this;
-    return (long ? explainWorth : nameWorth)({ head, store, tab: v.tab, refined: tab?.refined });
+    const worth = (one) => (long ? explainWorth : nameWorth)({ head: one, store, tab: v.tab, refined: tab?.refined });
+    const [a, b] = [head, (v.tab === "compare" && tab?.b) || head].map(worth);
+    return a === b ? a : `A: ${a}. B: ${b}`;
+  }
+
+  tellWorth() {
+    const worth = this.precision(true);
+    if (byId("precision").textContent !== worth) byId("precision").textContent = worth;
   }
 
   get zoom() { return parseZoom(this.v.zoom); }

@@ -6,12 +6,13 @@ import { Scroller } from "./scroller.js";
 
 const ROW = 46;
 const LEFT = 44; // room for the position
+const LEAST = 58; // pixels of a hypothesis; a phone scrolls to those that it has no room for
 
 export class BeamsView {
   constructor(app) {
     this.app = app;
     this.scroll = make("div", { tabIndex: 0, role: "img" });
-    this.element = make("section", { className: "card beams" }, make("h2", {}, "The beam search"), this.scroll, this.note = make("p", { className: "key" }));
+    this.element = make("section", { className: "card beams" }, make("h2", {}, "The beam search"), make("div", { className: "wider" }, this.scroll), this.note = make("p", { className: "key" }));
     this.scroller = new Scroller(this.scroll, ROW, (pen, view) => this.draw(pen, view));
     this.scroll.addEventListener("pointermove", (event) => this.hover(event));
     this.scroll.addEventListener("pointerleave", () => app.tell(null, null));
@@ -27,6 +28,7 @@ export class BeamsView {
     if (!beams) return;
     this.steps = beams.steps;
     this.most = Math.max(...beams.steps.map((step) => step.candidates.length));
+    this.scroll.style.minWidth = `${LEFT + this.most * LEAST}px`;
     this.note.textContent = `${beams.width} hypotheses go on at each step, best first, with their summed log-probability in nats. Orange: the way to this text; grey: pruned; ■: ended.`;
     this.scroller.size(this.steps.length);
     const row = this.steps.findIndex((step) => step.position === this.app.v.step + 1);

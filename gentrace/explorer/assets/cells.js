@@ -12,9 +12,9 @@ export function setScale(low) {
   WEIGHT[UNSEEN] = NaN;
 }
 
-export function codeOf(weight) {
-  if (Number.isNaN(weight)) return UNSEEN;
-  return weight > 0 ? Math.max(0, Math.min(TOP, Math.round(TOP + Math.log(weight) / step))) : 0;
+// What codes stand for, for who computes with many of them.
+export function scale() {
+  return { weights: WEIGHT, step };
 }
 
 // Bytes of a matrix: row r of a triangle has the columns 0 … r, any other row all of them.
@@ -220,27 +220,12 @@ export class Head extends Numbers {
   }
 }
 
-// The mean of heads, made when it is first asked for.
+// The mean of heads, whose picture is given.
 export class Mean extends Numbers {
-  constructor(layer, heads, asked = null) {
+  constructor(layer, heads, { whole = null, blocks = null, asked = null }) {
     super(layer, asked);
-    Object.assign(this, { heads, head: "mean", name: `mean of ${heads.length} heads` });
-    const part = heads.every((one) => one.whole) ? "whole" : "blocks";
-    this.average(part, heads.filter((one) => one[part]));
-  }
-
-  average(part, heads) {
-    const model = part === "whole" ? heads[0].whole : heads[0].blocks.codes;
-    const sum = new Float32Array(model.bytes.length);
-    for (const one of heads) {
-      const { bytes } = part === "whole" ? one.whole : one.blocks.codes;
-      for (let at = 0; at < sum.length; at++) sum[at] += WEIGHT[bytes[at]];
-    }
-    const codes = new Codes(Uint8Array.from(sum, (value) => codeOf(value / heads.length)), model.start, model.stop, model.columns, model.triangle);
-    this.whole = part === "whole" ? codes : null;
-    this.blocks = part === "whole" ? null : new Blocks(codes, heads[0].blocks.queryEdges, heads[0].blocks.keyEdges);
-    if (heads.length < this.heads.length) this.name = `mean of ${heads.length} of ${this.heads.length} heads`;
-    this.heads = heads;
+    const of = heads.length < layer.heads.length ? ` of ${layer.heads.length}` : "";
+    Object.assign(this, { head: "mean", heads, whole, blocks, name: `mean of ${heads.length}${of} heads` });
   }
 
   coded(query, key) {

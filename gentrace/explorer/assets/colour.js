@@ -23,8 +23,10 @@ export function css([r, g, b]) {
   return `rgb(${r},${g},${b})`;
 }
 
-export function inkOn([r, g, b]) {
-  return 0.299 * r + 0.587 * g + 0.114 * b > 138 ? "#1c1a17" : "#fffaf0";
+// Black or white, whichever reads better on a ground: one of them has a contrast of at least 4.5 (WCAG 2.2).
+export function inkOn(ground) {
+  const [r, g, b] = ground.map((part) => (part / 255 <= 0.04045 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.1791 ? "#000000" : "#ffffff";
 }
 
 function packed([r, g, b], alpha = 255) {

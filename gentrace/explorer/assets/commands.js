@@ -16,6 +16,12 @@ export class Commands {
     this.input.addEventListener("input", () => this.fill());
     this.input.addEventListener("keydown", (event) => this.choose(event));
     this.single.addEventListener("change", () => { this.keys = this.single.checked; });
+    // The browser closes it a while after the key, and a key that follows at once would be lost.
+    this.dialog.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      event.preventDefault();
+      this.dialog.close();
+    });
     this.dialog.addEventListener("click", (event) => { if (event.target === this.dialog) this.dialog.close(); });
     document.getElementById("close").addEventListener("click", () => this.dialog.close());
     document.getElementById("help").addEventListener("click", () => this.open());

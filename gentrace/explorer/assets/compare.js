@@ -82,6 +82,7 @@ export class CompareTab {
     this.views[2].show(this.sheet(), this.differ ? null : app.zoom);
     this.parts.forEach(({ title }, at) => this.views[at].cells.setAttribute("aria-label", `Attention matrix, ${title.textContent}`));
     this.tellLargest();
+    app.tellWorth();
   }
 
   options(other) {
@@ -150,7 +151,15 @@ export class CompareTab {
   }
 
   tellLargest() {
-    const found = Array.from(this.values, (value, at) => [Math.abs(value), at]).filter(([size]) => size > 0).sort((x, y) => y[0] - x[0]).slice(0, TOLD);
+    // There may be millions of cells, which nobody sorts for the sake of a few.
+    const found = [];
+    for (let at = 0; at < this.values.length; at++) {
+      const size = Math.abs(this.values[at]);
+      if (!(size > (found[TOLD - 1]?.[0] ?? 0))) continue;
+      const place = found.findIndex((one) => one[0] < size);
+      found.splice(place < 0 ? found.length : place, 0, [size, at]);
+      found.length = Math.min(found.length, TOLD);
+    }
     const name = (text) => make("bdi", {}, text);
     this.list.replaceChildren(...found.map(([, at]) => {
       const [query, key] = [this.queries[Math.floor(at / this.keys.length)], this.keys[at % this.keys.length]];

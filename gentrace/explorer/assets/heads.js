@@ -2,13 +2,14 @@
 // line from each that looks to those it looks at.
 
 import { MatrixView, sheetOf } from "./matrix.js";
-import { make } from "./pen.js";
+import { counted, make } from "./pen.js";
 import { Scroller } from "./scroller.js";
 
 const LEAST = 0.05; // weights below have no line
 const MOST = 4000; // lines that are drawn, the strongest
 const ROW = 19;
-const PAIRS = ["all", "A→A", "A→B", "B→A", "B→B"];
+// Of which sentence the queries and the keys are, as the address says it.
+export const PAIRS = { AA: "A→A", AB: "A→B", BA: "B→A", BB: "B→B" };
 
 export class HeadsTab {
   constructor(app, panel) {
@@ -20,13 +21,12 @@ export class HeadsTab {
     this.linesNote = make("p", { className: "key" });
     this.choice = make("fieldset", { className: "choice" }, make("legend", {}, "lines of"));
     for (const [value, words] of [["token", "this token"], ["all", "all tokens"]]) {
-      const input = make("input", { type: "radio", name: "lines", value, checked: value === "token" });
-      input.addEventListener("change", () => { this.mode = value; this.paint(); });
+      const input = make("input", { type: "radio", name: "lines", value });
+      input.addEventListener("change", () => app.set({ lines: value === "all" ? value : null }));
       this.choice.append(make("label", {}, input, make("span", {}, words)));
     }
-    this.mode = "token";
-    this.pair = make("select", { "aria-label": "Sentences whose lines are drawn" }, ...PAIRS.map((pair) => new Option(pair, pair)));
-    this.pair.addEventListener("change", () => { this.collect(); this.paint(); });
+    this.pair = make("select", { "aria-label": "Sentences whose lines are drawn" }, new Option("all", ""), ...Object.entries(PAIRS).map(([pair, words]) => new Option(words, pair)));
+    this.pair.addEventListener("change", () => app.set({ pair: this.pair.value || null }));
     this.pairs = make("label", {}, "sentences ", this.pair);
     panel.append(
       make("section", { className: "card" }, this.gridTitle, this.grid, this.gridNote = make("p", { className: "key" })),
@@ -77,7 +77,7 @@ export class HeadsTab {
       this.views.forEach(({ figure }, at) => figure.classList.toggle("chosen", this.names[at] === app.head.head));
       this.dressLegend();
       this.collect();
-    } else if (changed.has("heads") || changed.has("head")) {
+    } else if (["heads", "head", "pair"].some((name) => changed.has(name))) {
       this.dressLegend();
       this.collect();
     }
@@ -85,13 +85,15 @@ export class HeadsTab {
     if (changed.has("numbers")) for (const { view } of this.views) view.refine();
     this.views.forEach(({ view }) => view.step(app.v.step));
     this.scroll.setAttribute("aria-label", this.describe());
+    for (const input of this.choice.querySelectorAll("input")) input.checked = input.value === (app.v.lines ?? "token");
+    this.pair.value = app.v.pair ?? "";
     this.paint();
     if (changed.has("step") || changed.has("data")) this.scroller.reveal(Math.max(0, app.v.step - app.head.start));
   }
 
   fill() {
     const { app } = this;
-    this.gridTitle.textContent = `${app.layerName}: ${this.names.length} heads`;
+    this.gridTitle.textContent = `${app.layerName}: ${counted(this.names.length, "head")}`;
     this.gridNote.textContent = `One scale for all, full colour at ${this.scale.high.toPrecision(2)}; ${this.scale.note()}.`;
     this.views = this.heads.map((head) => {
       const [plot, button] = [make("div"), make("button", { type: "button" }, head.name)];
@@ -160,8 +162,7 @@ export class HeadsTab {
     const values = new Float32Array(app.values.length);
     const { segments } = app.trace;
     this.pairs.hidden = !segments || app.v.kind !== "self";
-    const place = this.pairs.hidden ? 0 : PAIRS.indexOf(this.pair.value);
-    const wanted = place ? [(place - 1) >> 1, (place - 1) & 1] : null;
+    const wanted = this.pairs.hidden || !app.v.pair ? null : [...app.v.pair].map((sentence) => "AB".indexOf(sentence));
     // Of blocks there would be as many lines as cells, and no true one: then only one row's, which is exact where it can be.
     this.byRow = this.heads.some((head) => !head.whole);
     this.choice.hidden = this.byRow;
@@ -199,7 +200,7 @@ export class HeadsTab {
     const column = Math.min(190, width * 0.32);
     const from = app.head.start;
     const y = (position) => top + (position - from + 0.5) * scroller.rowHeight;
-    const focus = this.focus ?? (this.mode === "token" || this.byRow ? { side: "query", position: app.v.step } : null);
+    const focus = this.focus ?? (app.v.lines !== "all" || this.byRow ? { side: "query", position: app.v.step } : null);
     const own = new Map();
     for (const line of this.lines) {
       const mine = !focus || line[focus.side] === focus.position;
@@ -217,8 +218,8 @@ export class HeadsTab {
         const hit = focus && focus.side !== side ? own.get(position) : 0;
         const box = [side === "query" ? x - column + 4 : x - 3, y(position) - scroller.rowHeight / 2 + 1, column, scroller.rowHeight - 2];
         if (here) pen.rect(...box, theme.accent, { radius: 4 });
-        else if (hit) pen.rect(...box, app.palette.background[Math.round(60 + 140 * Math.min(1, hit))], { radius: 4, alpha: 0.55 });
-        const fill = here ? theme.card : position < tokens.promptLength ? theme.muted : theme.ink;
+        else if (hit) pen.rect(...box, app.palette.background[Math.round(60 + 110 * Math.min(1, hit))], { radius: 4, alpha: 0.5 });
+        const fill = here ? theme.card : position < tokens.promptLength && !hit ? theme.muted : theme.ink;
         pen.text(side === "query" ? x - 4 : x + 4, y(position), tokens.labels[position] ?? "", { size: 12.5, fill, anchor, most: column - 10, weight: here ? 600 : 400 });
       }
     }

@@ -4,6 +4,7 @@
 import { CanvasPen, clipped, fontOf, make } from "./pen.js";
 import { within } from "./zoom.js";
 
+const LINE = 1.5; // thickness of the frame around the current row
 const EDGE = 8; // room above the first row for half a line of its label
 const FINE = 512; // rows and keys of a window up to which it is shown cell by cell
 const EXPANDED = 4_000_000; // cells up to which blocks are painted cell by cell
@@ -252,7 +253,10 @@ export class MatrixView {
     this.keyChip.hidden = !inside || strongest < this.k0 || strongest >= this.k1;
     if (!inside) return;
     const height = Math.max(this.cellHeight, 3);
-    place(this.current, { top: top - (height - this.cellHeight) / 2, height, width: this.reach(row) });
+    // Its line lies outside of it and would be cut off at an edge.
+    const [above, right] = [top - (height - this.cellHeight) / 2, Math.min(this.reach(row), this.width - LINE)];
+    const upper = Math.max(LINE, above);
+    place(this.current, { left: LINE, top: upper, height: Math.min(above + height, this.height - LINE) - upper, width: Math.max(0, right - LINE) });
     if (!this.curtain.hidden) {
       this.curtain.style.transform = `translateY(${top + this.cellHeight}px)`;
       this.rowLabels.style.clipPath = `inset(0 0 ${this.height - top - this.cellHeight + EDGE}px 0)`;
@@ -263,7 +267,7 @@ export class MatrixView {
     place(this.rowChip, { top: EDGE + top + this.cellHeight / 2, right: this.element.clientWidth - this.left + 4 });
     if (this.keyChip.hidden) return;
     this.keyChip.textContent = sheet.keyLabels[strongest] ?? "";
-    place(this.keyChip, { left: Math.min(this.left + (strongest - this.k0 + 0.5) * this.cellWidth, this.left + this.width - 20), top: this.height + EDGE + 4 });
+    place(this.keyChip, { left: this.left + (strongest - this.k0 + 0.5) * this.cellWidth, top: this.height + EDGE + 4, maxHeight: this.foot - 6 });
   }
 
   // How far to the right a row goes, in pixels.

@@ -1,7 +1,7 @@
 // Model: every layer and head as a small picture; the chosen one large beside it.
 
 import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
-import { make } from "./pen.js";
+import { counted, make } from "./pen.js";
 
 const SIZE = 64; // cells along a side of a small picture
 
@@ -57,14 +57,14 @@ export class ModelTab {
     const { app } = this;
     this.layers = app.store.layers(app.v.trace, app.v.kind);
     const heads = [...new Set(this.layers.flatMap((layer) => layer.heads))].sort((a, b) => a - b);
-    this.title.textContent = `${this.layers.length} layers × ${heads.length} heads`;
+    this.title.textContent = `${counted(this.layers.length, "layer")} × ${counted(heads.length, "head")}`;
     this.grid.setAttribute("aria-label", `Every head of the model, ${this.layers.length} layers`);
     this.grid.style.setProperty("--count", heads.length);
     this.grid.style.setProperty("--side", `${Math.min(64, Math.max(29, Math.floor((innerHeight - 250) / this.layers.length) - 3))}px`);
     this.buttons.clear();
     this.painted = new Set();
     const cell = (role, words) => make("span", { role, className: "axis" }, words);
-    const header = make("div", { role: "row", className: "thumb-row" }, cell("columnheader", ""), ...heads.map((head) => cell("columnheader", String(head))));
+    const header = make("div", { role: "row", className: "thumb-row" }, cell("columnheader", make("span", { className: "hidden" }, "layer")), ...heads.map((head) => cell("columnheader", String(head))));
     const rows = this.layers.map((layer) => make("div", { role: "row", className: "thumb-row" }, cell("rowheader", String(layer.index)), ...heads.map((head) => {
       const holder = make("span", { role: "gridcell" });
       if (!layer.heads.includes(head)) return holder;

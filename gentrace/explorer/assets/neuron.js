@@ -107,7 +107,7 @@ export class NeuronTab {
     else if (exact.finished) steps.push(["+ bias", showNumber(score - capped, 4)]);
     steps.push(["score", showNumber(score, 4)]);
     if (exact.sink !== null) steps.push(["learned sink in the denominator", showNumber(exact.sink, 4)]);
-    steps.push([`exp(score − ${showNumber(denominator, 4)})`, app.words(weights[key], true)]);
+    steps.push([`exp(score ${denominator < 0 ? "+" : "−"} ${showNumber(Math.abs(denominator), 4)})`, app.words(weights[key], true)]);
     const name = (text) => make("bdi", {}, text);
     const heading = make("p", {}, `token ${query} `, name(queries.labels[query]), ` looks at token ${key} `, name(keys.labels[key]));
     const list = make("dl", {}, ...steps.map(([words, value]) => make("div", {}, make("dt", {}, words), make("dd", {}, value))));

@@ -10,6 +10,10 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+export function counted(count, thing) {
+  return `${count} ${thing}${count === 1 ? "" : "s"}`;
+}
+
 export function fontOf(size, { serif = false, weight = 400 } = {}) {
   const style = getComputedStyle(document.documentElement);
   return `${weight} ${size}px ${style.getPropertyValue(serif ? "--serif" : "--sans").trim()}`;

@@ -18,7 +18,11 @@ export class ReplayTab {
     this.source = make("div", { className: "running source", tabIndex: 0, role: "group", "aria-label": "Source text; background: what the current token looks at" });
     this.text = make("div", { className: "running", tabIndex: 0, role: "group", "aria-label": "Text so far; background: what the current token looks at; underline: probability" });
     this.swatches = [make("span", { className: "swatch" }), make("span", { className: "swatch" })];
-    const key = make("p", { className: "key" }, this.swatches[0], "background: the current token’s attention", make("span", { className: "gap" }), this.swatches[1], "underline: probability, surprising to expected", this.ghostKey = make("span", {}, make("span", { className: "gap" }), make("del", { className: "ghost" }, "struck through"), ": drafted and rejected"));
+    const key = make("p", { className: "key" },
+      make("span", { className: "part" }, this.swatches[0], "background: the current token’s attention"),
+      make("span", { className: "part" }, this.swatches[1], "underline: probability, surprising to expected"),
+      this.ghostKey = make("span", { className: "part" }, make("del", {}, "struck through"), ": drafted and rejected"),
+    );
     this.chosen = make("bdi", { className: "chosen-token" });
     this.numbers = make("span", { className: "numbers" });
     this.bars = make("div", { className: "alternatives", role: "list", "aria-label": "Most likely next tokens" });

@@ -1,6 +1,6 @@
 // What is shown, as one flat value that also stands in the address, so that a link opens the same view.
 
-const NAMES = ["tab", "trace", "kind", "layer", "head", "step", "first", "colour", "to", "heads", "key", "zoom", "theme"];
+const NAMES = ["tab", "trace", "kind", "layer", "head", "step", "first", "colour", "to", "heads", "lines", "pair", "key", "zoom", "theme"];
 const NUMBERS = ["trace", "layer", "step", "key"];
 
 function parse(name, text) {

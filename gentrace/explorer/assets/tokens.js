@@ -83,7 +83,7 @@ export class TokensTab {
   show(changed) {
     const { app, view, tokens } = this;
     const before = view.tokens;
-    view.fill(tokens, (at) => ({ role: "option", tabIndex: -1, "aria-label": this.words(at) }));
+    view.fill(tokens, (at) => ({ role: "option", tabIndex: -1, "aria-label": this.words(at, tokens.running[at].trim() || tokens.labels[at]) }));
     if (before !== tokens) this.pinned = null;
     this.pinned ??= Math.min(app.v.step, tokens.labels.length - 1);
     if (changed.has("step")) this.pinned = Math.min(app.v.step, tokens.labels.length - 1);
@@ -105,10 +105,10 @@ export class TokensTab {
     this.paint();
   }
 
-  words(at) {
-    const { labels, logprobs, rank } = this.tokens;
-    if (logprobs[at] === null) return `${at} ${labels[at]}, not predicted`;
-    return `${at} ${labels[at]}, probability ${showPercent(Math.exp(logprobs[at]))}, rank ${(rank[at] ?? 0) + 1}`;
+  words(at, name = this.tokens.labels[at]) {
+    const { logprobs, rank } = this.tokens;
+    if (logprobs[at] === null) return `${at} ${name}, not predicted`;
+    return `${at} ${name}, probability ${showPercent(Math.exp(logprobs[at]))}, rank ${(rank[at] ?? 0) + 1}`;
   }
 
   detail(at) {
