@@ -1,6 +1,8 @@
 """The notebook widget: its front end in Debian's chromium, answered by the Python class as a kernel would."""
 
 import base64
+import html
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import pytest
 from gentrace.explorer import explore, explorer
 from gentrace.explorer.bundle import asset
 from gentrace.trace.trace import Trace
+from gentrace.views.labels import running
 from tests.views.made import HOSTILE, random_trace
 
 WORDS = [*HOSTILE, *(f" word{place}" for place in range(400))]
@@ -101,12 +104,42 @@ def test_what_cannot_be_answered_is_told(shown: Any) -> None:
     assert "the page has heads 0, 1" in told
 
 
+@pytest.mark.browser
+def test_it_is_dark_where_the_notebook_is(shown: Any) -> None:
+    frame = shown.frame_locator("iframe >> nth=0")
+    for ink, theme in (("rgb(230, 230, 230)", "dark"), ("color(srgb 0.1 0.1 0.1)", "light")):
+        shown.evaluate("(ink) => { document.body.style.color = ink; }", ink)
+        frame.locator(f"html[data-theme={theme}]").wait_for(state="attached", timeout=60_000)
+
+
+def test_a_saved_notebook_keeps_a_small_page_and_the_text(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, _ = explore(trace)._repr_mimebundle_()
+    assert data["text/plain"] == repr(explore(trace))
+    kept = data["text/html"]
+    assert kept.startswith("<iframe")
+    outside = kept.split("</iframe>")[1]
+    monkeypatch.setattr(explorer, "KEPT_CELLS", 100)
+    alone = explore(trace)._repr_mimebundle_()[0]["text/html"]
+    for shown in (outside, alone):
+        assert "<script" not in shown
+        assert "<iframe" not in shown
+        spans = re.findall(r'<span title="([^"]*)" style="[^"]*">(.*?)</span>', shown)
+        texts = [part.replace("<br>", "\n") for _, part in spans]
+        assert texts == [html.escape(running(text)) for text in trace.tokens.texts[1:] if text]
+        chances = trace.tokens.logprobs.exp().tolist()[1:]
+        expected = [f"{chance:.1%}" for chance, text in zip(chances, trace.tokens.texts[1:], strict=True) if text]
+        assert [chance for chance, _ in spans] == expected
+    assert "run the cell again" in alone
+    assert len(alone) < 100_000
+
+
 def test_jupyter_gets_the_widget_and_html_where_there_is_none(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = explore(trace)
     data = shown._repr_mimebundle_()
     bundle = data[0] if isinstance(data, tuple) else data
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == shown.widget.model_id
-    assert "html" not in vars(shown)
+    # IPython asks for what the bundle lacks, and that must not be the whole page.
+    assert "text/html" in bundle
     monkeypatch.setattr(explorer, "find_spec", lambda name: None)
     assert shown._repr_mimebundle_() is None
     assert shown._repr_html_().startswith("<iframe")

@@ -19,6 +19,9 @@ class KernelLink {
     this.name = "the kernel";
     this.waiting = new Map();
     this.count = 0;
+    // As a media query answers; here the notebook says, first in the document itself.
+    const { theme } = document.documentElement.dataset;
+    this.dark = Object.assign(new EventTarget(), { matches: theme === "dark" });
     this.port = new Promise((found) => {
       addEventListener("message", (event) => {
         if (event.source !== parent || !event.ports.length) return;
@@ -40,12 +43,24 @@ class KernelLink {
     });
   }
 
-  answered({ id, bytes, error }) {
+  answered({ id, bytes, error, dark }) {
+    if (dark !== undefined) return this.recoloured(dark);
     const { done, failed } = this.waiting.get(id) ?? {};
     this.waiting.delete(id);
     if (error) failed?.(new Error(error));
     else done?.(bytes);
   }
+
+  recoloured(dark) {
+    if (dark === this.dark.matches) return;
+    this.dark.matches = dark;
+    this.dark.dispatchEvent(new Event("change"));
+  }
+}
+
+// Whether it is dark around: asked of the notebook where there is one, else of the system.
+export function darkAround(link) {
+  return link?.dark ?? matchMedia("(prefers-color-scheme: dark)");
 }
 
 export function linkTo(link) {
