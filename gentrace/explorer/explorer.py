@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gentrace.errors import ViewBudgetError, ViewError
 from gentrace.explorer.answers import Answers
@@ -73,19 +73,25 @@ class Explorer:
         written.write_text(self.html, "utf-8")
         return written
 
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        """What Jupyter asks for first: the widget where it can be had; None leaves it to HTML."""
+    def _ipython_display_(self) -> None:
+        """What Jupyter asks for first: the widget where it can be had, and what stays when its kernel is gone."""
         if find_spec("anywidget") is None:
-            return None
-        found = self.widget._repr_mimebundle_(**options)
+            raise NotImplementedError
+        from IPython.display import display
+
+        found = self.widget._repr_mimebundle_()
         data, metadata = found if isinstance(found, tuple) else (found, {})
-        # Named here, or IPython would ask for the whole page too.
-        return dict(data) | {"text/plain": repr(self), "text/html": self.kept}, metadata
+        display(dict(data) | {"text/plain": repr(self)}, metadata=metadata, raw=True)
+        display({"text/html": self.kept}, raw=True)
 
     @cached_property
     def kept(self) -> str:
-        """What is seen where there is no kernel to feed the widget, as HTML: a small page, and the text below it."""
-        return self.make_kept()
+        """HTML that is seen where no widget is: a small page, and the text; it hides where the widget is shown."""
+        mark = self.widget.mark
+        return (
+            f'<style>body:has(iframe[data-gentrace="{mark}"]) #gentrace-{mark}{{display:none}}</style>'
+            f'<div id="gentrace-{mark}">{self.make_kept()}</div>'
+        )
 
     def _repr_html_(self) -> str:
         shown = _framed(self.title, self.html)
@@ -185,16 +191,15 @@ def _kept(traces: Mapping[str, Trace], title: str, plans: Sequence[LayerPlan], p
     if shown and len(shown.encode()) <= KEPT:
         return f"{shown}<details><summary>The text, without a script</summary>{still(traces)}</details>"
     return (
-        f"{still(traces)}<p><small>The page itself is drawn by a widget, from numbers in the kernel: run the cell "
-        "again, where <code>anywidget</code> is installed, or write a file with "
-        "<code>.write_html(&quot;page.html&quot;)</code>.</small></p>"
+        f"{still(traces)}<p><small>The page itself is drawn from numbers in the kernel: run the cell again, or write a "
+        "file with <code>.write_html(&quot;page.html&quot;)</code>.</small></p>"
     )
 
 
 def _framed(title: str, page: str) -> str:
     """A page in a frame of its own, which keeps the notebook's styles out and has no rights over the notebook."""
     return (
-        f'<iframe title="{html.escape(title)}" sandbox="allow-scripts allow-downloads allow-modals" '
+        f'<iframe title="{html.escape(title)}" loading="lazy" sandbox="allow-scripts allow-downloads allow-modals" '
         f'style="width:100%;height:{FRAME}px;border:0" srcdoc="{html.escape(page)}"></iframe>'
     )
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import IPython.display
 import pytest
 
 from gentrace.explorer import explore, explorer
@@ -68,7 +69,7 @@ def shown(browser: Any, trace: Trace) -> Iterator[Any]:
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.expose_function("kernel", kernel)
     code = base64.b64encode(asset("widget.mjs").encode()).decode()
-    page.evaluate(MODEL, [code, {name: getattr(widget, name) for name in ("title", "page", "height")}])
+    page.evaluate(MODEL, [code, {name: getattr(widget, name) for name in ("title", "page", "height", "mark")}])
     yield page
     page.close()
     assert not complaints, "; ".join(complaints)
@@ -112,15 +113,44 @@ def test_it_is_dark_where_the_notebook_is(shown: Any) -> None:
         frame.locator(f"html[data-theme={theme}]").wait_for(state="attached", timeout=60_000)
 
 
-def test_a_saved_notebook_keeps_a_small_page_and_the_text(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, _ = explore(trace)._repr_mimebundle_()
-    assert data["text/plain"] == repr(explore(trace))
-    kept = data["text/html"]
-    assert kept.startswith("<iframe")
-    outside = kept.split("</iframe>")[1]
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What is sent to a notebook."""
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(IPython.display, "display", lambda data, **options: sent.append(data | {"": options}))
+    return sent
+
+
+def test_jupyter_gets_the_widget_and_what_stays_without_it(
+    trace: Trace, monkeypatch: pytest.MonkeyPatch, displayed: list[dict[str, Any]]
+) -> None:
+    shown = explore(trace)
+    shown._ipython_display_()
+    first, second = displayed
+    assert first["application/vnd.jupyter.widget-view+json"]["model_id"] == shown.widget.model_id
+    assert first["text/plain"] == repr(shown)
+    assert "text/html" not in first
+    assert "text/plain" not in second
+    assert len(second["text/html"]) < explorer.KEPT + 200_000
+    monkeypatch.setattr(explorer, "find_spec", lambda name: None)
+    with pytest.raises(NotImplementedError):
+        shown._ipython_display_()
+    assert shown._repr_html_().startswith("<iframe")
+    monkeypatch.setattr(explorer, "PAYLOAD", 50_000)
+    small = shown._repr_html_()
+    assert "<iframe" not in small
+    for knob in ("max_bytes=", "layers=", "heads=", "rows=", "anywidget", "write_html"):
+        assert knob in small
+
+
+def test_what_stays_is_a_small_page_and_the_text(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, text = explore(trace).kept.split("</iframe>")
+    assert "<iframe" in page
     monkeypatch.setattr(explorer, "KEPT_CELLS", 100)
-    alone = explore(trace)._repr_mimebundle_()[0]["text/html"]
-    for shown in (outside, alone):
+    alone = explore(trace).kept
+    assert "run the cell again" in alone
+    assert len(alone) < 100_000
+    for shown in (text, alone):
         assert "<script" not in shown
         assert "<iframe" not in shown
         spans = re.findall(r'<span title="([^"]*)" style="[^"]*">(.*?)</span>', shown)
@@ -129,25 +159,21 @@ def test_a_saved_notebook_keeps_a_small_page_and_the_text(trace: Trace, monkeypa
         chances = trace.tokens.logprobs.exp().tolist()[1:]
         expected = [f"{chance:.1%}" for chance, text in zip(chances, trace.tokens.texts[1:], strict=True) if text]
         assert [chance for chance, _ in spans] == expected
-    assert "run the cell again" in alone
-    assert len(alone) < 100_000
 
 
-def test_jupyter_gets_the_widget_and_html_where_there_is_none(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = explore(trace)
-    data = shown._repr_mimebundle_()
-    bundle = data[0] if isinstance(data, tuple) else data
-    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == shown.widget.model_id
-    # IPython asks for what the bundle lacks, and that must not be the whole page.
-    assert "text/html" in bundle
-    monkeypatch.setattr(explorer, "find_spec", lambda name: None)
-    assert shown._repr_mimebundle_() is None
-    assert shown._repr_html_().startswith("<iframe")
-    monkeypatch.setattr(explorer, "PAYLOAD", 50_000)
-    small = shown._repr_html_()
-    assert "<iframe" not in small
-    for knob in ("max_bytes=", "layers=", "heads=", "rows=", "anywidget", "write_html"):
-        assert knob in small
+@pytest.mark.browser
+def test_what_stays_hides_where_the_widget_is(shown: Any, browser: Any, trace: Trace) -> None:
+    kept = explore(trace)
+    page = browser.new_page()
+    page.set_content(f"<!doctype html>{kept.kept}")
+    place = page.locator(f"#gentrace-{kept.widget.mark}")
+    assert place.is_visible()
+    other = shown.locator("iframe >> nth=0").get_attribute("data-gentrace")
+    for mark, hidden in ((other, False), (kept.widget.mark, True)):
+        page.evaluate("() => { document.body.append(document.createElement('iframe')); }")
+        page.evaluate("(mark) => { document.body.lastChild.dataset.gentrace = mark; }", mark)
+        assert place.is_hidden() == hidden
+    page.close()
 
 
 def test_making_a_page_does_not_import_anywidget() -> None:

@@ -1,5 +1,7 @@
 // How a page that carries no numbers asks for them: the server that it came from, or the kernel of the notebook around it.
 
+const PATIENCE = 4000; // milliseconds until a silent kernel is spoken of
+
 class ServerLink {
   constructor(address) {
     this.address = address;
@@ -40,6 +42,7 @@ class KernelLink {
     return new Promise((done, failed) => {
       this.waiting.set(id, { done, failed });
       port.postMessage({ id, question });
+      setTimeout(() => { if (this.waiting.has(id)) this.told("The kernel is busy, or it is gone; then run the cell again."); }, PATIENCE);
     });
   }
 
@@ -47,8 +50,15 @@ class KernelLink {
     if (dark !== undefined) return this.recoloured(dark);
     const { done, failed } = this.waiting.get(id) ?? {};
     this.waiting.delete(id);
+    this.told("");
     if (error) failed?.(new Error(error));
     else done?.(bytes);
+  }
+
+  told(words) {
+    const place = document.getElementById("reading");
+    if (words || place.textContent === this.words) place.textContent = words;
+    this.words = words;
   }
 
   recoloured(dark) {

@@ -15,6 +15,7 @@ function isDark(el) {
 function render({ model, el }) {
   const frame = document.createElement("iframe");
   frame.title = model.get("title");
+  frame.dataset.gentrace = model.get("mark");
   frame.setAttribute("sandbox", "allow-scripts allow-downloads allow-modals");
   frame.style.cssText = `width:100%;height:${model.get("height")}px;border:0`;
   // One kernel may have several views of a widget, and each hears every answer.
