@@ -197,6 +197,8 @@ def check(host: Host, python: str, browser: Browser, folder: Path, picture: Path
         page.on("websocket", lambda line: line.on("framereceived", lambda data: checked.sizes.append(len(data))))
         page.goto(address)
         host.begin(page)
+        # What a host complains about while it starts is its own affair.
+        errors.clear()
         drawn = watch(page)
         checked.say("drawings seen while the cell ran", len(drawn), len(drawn) > 3)
         frame = explorer_of(page)
@@ -206,7 +208,7 @@ def check(host: Host, python: str, browser: Browser, folder: Path, picture: Path
         checked.sizes.clear()
         explore(frame, page, checked, gentrace.load(folder / "trace.safetensors"))
         checked.say("largest answer of the kernel, bytes", max(checked.sizes), max(checked.sizes) < MOST)
-        checked.say("errors of scripts", errors or "none", not errors)
+        checked.say("errors of scripts since the cells ran", errors or "none", not errors)
         if picture is not None:
             page.screenshot(path=picture / f"{host.name}.png")
         page.close()

@@ -29,6 +29,7 @@ async ([code, traits]) => {
         off: () => {},
         send: async (content) => {
             window.sent.push(content);
+            if (window.silent) return;
             const [reply, bytes] = await kernel(content);
             // Jupyter hands a view that may lie anywhere in a larger buffer.
             const raw = Uint8Array.from("???" + atob(bytes ?? ""), (letter) => letter.charCodeAt(0));
@@ -174,6 +175,28 @@ def test_what_stays_hides_where_the_widget_is(shown: Any, browser: Any, trace: T
         page.evaluate("(mark) => { document.body.lastChild.dataset.gentrace = mark; }", mark)
         assert place.is_hidden() == hidden
     page.close()
+
+
+@pytest.mark.browser
+def test_a_silent_kernel_is_spoken_of_until_it_answers(shown: Any) -> None:
+    frame = shown.frames[2]
+    frame.wait_for_selector("body[data-loaded]", state="attached", timeout=60_000)
+    said = shown.frame_locator("iframe >> nth=1").locator("#reading")
+    assert said.text_content() == ""
+    shown.evaluate("() => { window.silent = true; }")
+    frame.evaluate("explorer.set({layer: 0, head: 1, step: 30})")
+    said.filter(has_text="The kernel is busy").wait_for(timeout=60_000)
+    shown.evaluate("() => { window.silent = false; }")
+    frame.evaluate("explorer.set({layer: 2, head: 0, step: 31, zoom: '20.40.0.20'})")
+    frame.evaluate("explorer.store.link.ask({what: 'query', part: 0, head: 0, query: 3})")
+    assert said.text_content() == ""
+
+
+def test_its_front_end_needs_nothing_from_elsewhere() -> None:
+    text = asset("widget.mjs")
+    assert text.endswith("export default { render };\n")
+    for word in ("import", "http", "experimental", "invoke"):
+        assert word not in text
 
 
 def test_making_a_page_does_not_import_anywidget() -> None:
