@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gentrace.errors import ViewBudgetError, ViewError
 from gentrace.explorer.answers import Answers
@@ -77,12 +77,13 @@ class Explorer:
         """What Jupyter asks for first: the widget where it can be had, and what stays when its kernel is gone."""
         if find_spec("anywidget") is None:
             raise NotImplementedError
-        from IPython.display import display
+        from IPython import display
 
-        found = self.widget._repr_mimebundle_()
-        data, metadata = found if isinstance(found, tuple) else (found, {})
-        display(dict(data) | {"text/plain": repr(self)}, metadata=metadata, raw=True)
-        display({"text/html": self.kept}, raw=True)
+        tools: Any = display
+        found: Any = self.widget._repr_mimebundle_()
+        pair: Any = found if isinstance(found, tuple) else (found, {})
+        tools.display(pair[0] | {"text/plain": repr(self)}, metadata=pair[1], raw=True)
+        tools.display({"text/html": self.kept}, raw=True)
 
     @cached_property
     def kept(self) -> str:

@@ -5,6 +5,7 @@ colours follow the notebook's theme where it tells, and the system's otherwise.
 """
 
 import html
+import sys
 from typing import Any
 
 from gentrace.liveview.frame import Frame, Text
@@ -70,15 +71,9 @@ class MarimoCell:
     every_step = False
     """Whether each step has to be drawn."""
 
-    def __init__(self, tools: Any = None) -> None:
-        """Open the output with the first drawing.
-
-        Args:
-            tools: Stands in for ``marimo``.
-        """
-        if tools is None:
-            import marimo as tools
-        self._tools = tools
+    def __init__(self) -> None:
+        """Open the output with the first drawing."""
+        self._tools: Any = sys.modules["marimo"]
         self._before = ""
 
     def draw(self, frame: Frame) -> None:
