@@ -1,6 +1,7 @@
 """From traces to a page, and the value that a notebook shows."""
 
 import html
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from gentrace.explorer.answers import Answers
 from gentrace.explorer.assemble import assemble
 from gentrace.explorer.payload import payload
 from gentrace.explorer.plan import BUDGET, Head, LayerPlan, plan, plan_asked
+from gentrace.explorer.still import still
 from gentrace.trace.trace import Trace
 from gentrace.views.timeline import model_name
 
@@ -24,6 +26,10 @@ FRAME = 780
 """Pixels that a notebook gives the page."""
 PAYLOAD = 8_000_000
 """Bytes of one output that every notebook shows."""
+KEPT = 1_500_000
+"""Bytes of a page that a saved notebook keeps beside the widget."""
+KEPT_CELLS = 3_000_000
+"""Cells that are read for it, so that showing the widget stays quick."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,6 +42,8 @@ class Explorer:
     """Makes the whole page; called once, when it is first needed."""
     make_widget: Callable[[], "ExplorerWidget"]
     """Makes the widget; called once, when it is first needed."""
+    make_kept: Callable[[], str]
+    """Makes what a saved notebook keeps beside the widget; called once, when it is first needed."""
 
     @cached_property
     def html(self) -> str:
@@ -65,18 +73,29 @@ class Explorer:
         written.write_text(self.html, "utf-8")
         return written
 
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        """What Jupyter asks for first: the widget where it can be had; None leaves it to HTML."""
+    def _ipython_display_(self) -> None:
+        """What Jupyter asks for first: the widget where it can be had, and what stays when its kernel is gone."""
         if find_spec("anywidget") is None:
-            return None
-        return self.widget._repr_mimebundle_(**options)
+            raise NotImplementedError
+        from IPython import display
+
+        tools: Any = display
+        found: Any = self.widget._repr_mimebundle_()
+        pair: Any = found if isinstance(found, tuple) else (found, {})
+        tools.display(pair[0] | {"text/plain": repr(self)}, metadata=pair[1], raw=True)
+        tools.display({"text/html": self.kept}, raw=True)
+
+    @cached_property
+    def kept(self) -> str:
+        """HTML that is seen where no widget is: a small page, and the text; it hides where the widget is shown."""
+        mark = self.widget.mark
+        return (
+            f'<style>body:has(iframe[data-gentrace="{mark}"]) #gentrace-{mark}{{display:none}}</style>'
+            f'<div id="gentrace-{mark}">{self.make_kept()}</div>'
+        )
 
     def _repr_html_(self) -> str:
-        # A frame of its own keeps the notebook's styles out, and the page's script without rights over the notebook.
-        shown = (
-            f'<iframe title="{html.escape(self.title)}" sandbox="allow-scripts allow-downloads allow-modals" '
-            f'style="width:100%;height:{FRAME}px;border:0" srcdoc="{html.escape(self.html)}"></iframe>'
-        )
+        shown = _framed(self.title, self.html)
         size = len(shown.encode())
         if size <= PAYLOAD:
             return shown
@@ -88,8 +107,11 @@ class Explorer:
         )
 
     def _mime_(self) -> tuple[str, str]:
-        """What marimo asks for."""
-        return "text/html", self._repr_html_()
+        """What marimo asks for: the widget where it can be had."""
+        library = sys.modules.get("marimo")
+        if library is None or find_spec("anywidget") is None:
+            return "text/html", self._repr_html_()
+        return library.as_html(self.widget)._mime_()
 
 
 def explore(
@@ -135,10 +157,16 @@ def explore(
     plans = plan(named, layers, heads, rows, exact, pool, max_bytes)
     heading = title or ", ".join(dict.fromkeys(model_name(trace) for trace in named.values()))
 
+    def page() -> str:
+        return assemble(heading, *payload(named, plans, heading))
+
     def widget() -> "ExplorerWidget":
         return _widget(named, heading, plan_asked(named, layers, heads, rows))
 
-    explorer = Explorer(heading, lambda: assemble(heading, *payload(named, plans, heading)), widget)
+    def kept() -> str:
+        return _kept(named, heading, plans, page)
+
+    explorer = Explorer(heading, page, widget, kept)
     if path is not None:
         explorer.write_html(path)
     return explorer
@@ -155,6 +183,26 @@ def _widget(named: Mapping[str, Trace], title: str, plans: Sequence[LayerPlan]) 
             "choose fewer rows with rows=(start, stop), fewer traces, or write_html(path)",
         )
     return ExplorerWidget(title, page, FRAME, Answers(named, plans))
+
+
+def _kept(traces: Mapping[str, Trace], title: str, plans: Sequence[LayerPlan], page: Callable[[], str]) -> str:
+    """The page if it is small and quickly made, and the text."""
+    cells = sum(len(one.heads) * one.cells for one in plans)
+    shown = _framed(title, page()) if cells <= KEPT_CELLS else ""
+    if shown and len(shown.encode()) <= KEPT:
+        return f"{shown}<details><summary>The text, without a script</summary>{still(traces)}</details>"
+    return (
+        f"{still(traces)}<p><small>The page itself is drawn from numbers in the kernel: run the cell again, or write a "
+        "file with <code>.write_html(&quot;page.html&quot;)</code>.</small></p>"
+    )
+
+
+def _framed(title: str, page: str) -> str:
+    """A page in a frame of its own, which keeps the notebook's styles out and has no rights over the notebook."""
+    return (
+        f'<iframe title="{html.escape(title)}" loading="lazy" sandbox="allow-scripts allow-downloads allow-modals" '
+        f'style="width:100%;height:{FRAME}px;border:0" srcdoc="{html.escape(page)}"></iframe>'
+    )
 
 
 def name_traces(traces: Trace | Sequence[Trace] | Mapping[str, Trace]) -> dict[str, Trace]:

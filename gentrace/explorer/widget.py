@@ -3,6 +3,7 @@
 This module needs anywidget, and is imported only where a notebook shows a page.
 """
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ class ExplorerWidget(anywidget.AnyWidget):
     title = traitlets.Unicode().tag(sync=True)
     page = traitlets.Unicode().tag(sync=True)
     height = traitlets.Int().tag(sync=True)
+    mark = traitlets.Unicode().tag(sync=True)
+    """A word of its own, by which others in the document see that it is there."""
 
     def __init__(self, title: str, page: str, height: int, answers: Answers) -> None:
         """Show a page that asks the kernel.
@@ -31,7 +34,7 @@ class ExplorerWidget(anywidget.AnyWidget):
             height: Pixels that it gets.
             answers: Where its numbers come from.
         """
-        super().__init__(title=title, page=page, height=height)
+        super().__init__(title=title, page=page, height=height, mark=secrets.token_hex(8))
         self._answers = answers
         self.on_msg(self._asked)
 

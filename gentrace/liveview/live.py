@@ -17,7 +17,7 @@ from gentrace.capture.recorder import Recorder
 from gentrace.errors import GentraceError, ViewError
 from gentrace.liveview.frame import Camera, Frame
 from gentrace.liveview.ink import can_redraw
-from gentrace.liveview.notebook import Notebook
+from gentrace.liveview.notebook import MarimoCell, Notebook
 from gentrace.liveview.terminal import Lines, Terminal
 
 Where = Literal["terminal", "notebook", "lines"]
@@ -164,10 +164,10 @@ class Live:
 def _open(where: Where | None, file: TextIO | None) -> View:
     stream = sys.stdout if file is None else file
     if where is None:
-        notebook = file is None and in_notebook()
+        notebook = file is None and (in_notebook() or in_marimo())
         where = "notebook" if notebook else "terminal" if can_redraw(stream, os.environ) else "lines"
     if where == "notebook":
-        return Notebook()
+        return MarimoCell() if in_marimo() else Notebook()
     return Terminal(stream) if where == "terminal" else Lines(stream)
 
 
@@ -176,3 +176,9 @@ def in_notebook() -> bool:
     library = sys.modules.get("IPython")
     shell = None if library is None else library.get_ipython()
     return shell is not None and hasattr(shell, "kernel")
+
+
+def in_marimo() -> bool:
+    """Whether this runs in a cell of marimo."""
+    library = sys.modules.get("marimo")
+    return library is not None and library.running_in_notebook()

@@ -5,6 +5,7 @@ colours follow the notebook's theme where it tells, and the system's otherwise.
 """
 
 import html
+import sys
 from typing import Any
 
 from gentrace.liveview.frame import Frame, Text
@@ -20,9 +21,10 @@ DARK_NOTEBOOKS = (
     "body.vscode-high-contrast",
     'html[theme="dark"]',
     'html[data-theme="dark"]',
+    "body.dark-theme",
 )
-"""How notebooks say that they are dark: Jupyter, VS Code, Colab."""
-LIGHT_NOTEBOOKS = ('body[data-jp-theme-light="true"]', "body.vscode-light", 'html[theme="light"]')
+"""How notebooks say that they are dark: Jupyter, VS Code, Colab, marimo."""
+LIGHT_NOTEBOOKS = ('body[data-jp-theme-light="true"]', "body.vscode-light", 'html[theme="light"]', "body.light-theme")
 
 
 class Notebook:
@@ -61,6 +63,36 @@ class Notebook:
             self._output = self._tools.display(shown, display_id=True)
         else:
             self._output.update(shown)
+
+
+class MarimoCell:
+    """The output of a marimo cell, which is one for all that the cell draws."""
+
+    every_step = False
+    """Whether each step has to be drawn."""
+
+    def __init__(self) -> None:
+        """Open the output with the first drawing."""
+        self._tools: Any = sys.modules["marimo"]
+        self._before = ""
+
+    def draw(self, frame: Frame) -> None:
+        """Replace what was drawn before; a finished frame stays."""
+        shown = page(frame)
+        self._put(shown)
+        if frame.finished:
+            self._before += shown
+
+    def say(self, message: str) -> None:
+        """One line below."""
+        self._before += f"<div>{html.escape(message)}</div>"
+        self._put("")
+
+    def close(self) -> None:
+        """The output stays."""
+
+    def _put(self, text: str) -> None:
+        self._tools.output.replace(self._tools.Html(self._before + text))
 
 
 def page(frame: Frame) -> str:
@@ -116,6 +148,8 @@ def _variables(colours: theme.Theme) -> str:
     return "".join(f"--{name}:{value};" for name, value in names.items())
 
 
+# Thrice, for notebooks have strong rules for every other row of a table.
+_OWN = ".gentrace-live" * 3
 _RULES = f"""
 .gentrace-live{{background:var(--paper);color:var(--ink);border:1px solid var(--line);border-radius:8px;
 padding:12px 16px;max-width:920px;font:14px/1.5 {theme.SANS};box-sizing:border-box}}
@@ -131,11 +165,12 @@ background:color-mix(in srgb,var(--warm) calc(var(--a)*100%),transparent)}}
 .gentrace-live table{{flex:1 1 300px;border-collapse:collapse;margin:0;table-layout:fixed;background:none;
 color:inherit;font-size:13px}}
 .gentrace-live caption{{text-align:left;padding:0 0 4px;caption-side:top}}
-.gentrace-live tr{{background:none;border:0}}
-.gentrace-live th{{width:110px;text-align:left;font:13px {theme.MONO};white-space:nowrap;overflow:hidden;
+{_OWN} tr{{background:none;border:0}}
+{_OWN} th{{width:110px;text-align:left;font:13px {theme.MONO};
+white-space:nowrap;overflow:hidden;
 text-overflow:ellipsis;padding:1px 8px 1px 0;border:0;background:none;color:inherit}}
-.gentrace-live td{{padding:1px 0;border:0;text-align:left}}
-.gentrace-live td:last-child{{width:64px;text-align:right;font-variant-numeric:tabular-nums}}
+{_OWN} td{{padding:1px 0;border:0;text-align:left}}
+{_OWN} td:last-child{{width:64px;text-align:right;font-variant-numeric:tabular-nums}}
 .gentrace-live i{{display:block;height:10px;border-radius:2px;background:var(--cool)}}
 .gentrace-live i.looks{{background:var(--bar)}}
 """.replace("\n", "")

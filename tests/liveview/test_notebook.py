@@ -2,6 +2,7 @@
 
 import html
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from traitlets.config import Config
 import gentrace
 from gentrace.liveview.frame import Frame, Text
 from gentrace.liveview.live import _open, in_notebook
-from gentrace.liveview.notebook import MOST_TOKENS, Notebook, page
+from gentrace.liveview.notebook import MOST_TOKENS, MarimoCell, Notebook, page
 from gentrace.liveview.terminal import Lines
 from tests.capture.test_spill import Words
 from tests.models import prompt, tiny
@@ -78,6 +79,35 @@ def test_one_output_is_replaced(published: list[dict[str, Any]]) -> None:
     last = published[6]["data"]["text/html"]
     shown = re.sub(r"<[^>]+>", "", last.split("</header>")[1].split("</p>")[0])
     assert shown == html.escape(recorder.traces[0].tokens.text)
+
+
+class Marimo:
+    """As much of marimo as draws."""
+
+    def __init__(self) -> None:
+        self.output = self
+        self.Html = str
+        self.shown: list[str] = []
+
+    def running_in_notebook(self) -> bool:
+        return True
+
+    def replace(self, shown: str) -> None:
+        self.shown.append(shown)
+
+
+def test_in_marimo_one_output_holds_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    marimo = Marimo()
+    monkeypatch.setitem(sys.modules, "marimo", marimo)
+    model = tiny("llama")
+    with gentrace.record(model, Words()) as recorder, gentrace.live(recorder, every=0):
+        model.generate(prompt(5), max_new_tokens=6, min_new_tokens=6, do_sample=False)
+        model.generate(prompt(4), max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    assert [shown.count("</header>") for shown in marimo.shown] == [1] * 7 + [2] * 3
+    texts = [re.sub(r"<[^>]+>", "", part.split("</p>")[0]) for part in marimo.shown[-1].split("</header>")[1:]]
+    assert texts == [html.escape(trace.tokens.text) for trace in recorder.traces]
+    MarimoCell().say("<script>")
+    assert marimo.shown[-1] == "<div>&lt;script&gt;</div>"
 
 
 def test_a_message_is_escaped(published: list[dict[str, Any]]) -> None:

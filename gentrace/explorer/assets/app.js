@@ -6,6 +6,7 @@ import { CompareTab } from "./compare.js";
 import { Controls } from "./controls.js";
 import { exportPicture } from "./export.js";
 import { HeadsTab, PAIRS } from "./heads.js";
+import { darkAround } from "./link.js";
 import { ModelTab } from "./model.js";
 import { NeuronTab } from "./neuron.js";
 import { fontOf, make } from "./pen.js";
@@ -25,7 +26,7 @@ const byId = (id) => document.getElementById(id);
 class Explorer {
   constructor() {
     this.store = new Store(() => this.arrived());
-    this.dark = matchMedia("(prefers-color-scheme: dark)");
+    this.dark = darkAround(this.store.link);
     this.print = matchMedia("print");
     this.tabs = {};
     this.values = new Float32Array(Math.max(...this.store.traces.flatMap((trace) => [trace.text, trace.source].map((tokens) => tokens?.labels.length ?? 0))) + 1);

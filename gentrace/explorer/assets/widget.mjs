@@ -3,9 +3,19 @@
 
 const READY = "gentrace: ready";
 
+// A notebook's theme has another name in every host, but where it is dark its text is light.
+function isDark(el) {
+  const pen = new OffscreenCanvas(1, 1).getContext("2d");
+  pen.fillStyle = getComputedStyle(el).color;
+  pen.fillRect(0, 0, 1, 1);
+  const [red, green, blue] = pen.getImageData(0, 0, 1, 1).data;
+  return 0.3 * red + 0.6 * green + 0.1 * blue > 128;
+}
+
 function render({ model, el }) {
   const frame = document.createElement("iframe");
   frame.title = model.get("title");
+  frame.dataset.gentrace = model.get("mark");
   frame.setAttribute("sandbox", "allow-scripts allow-downloads allow-modals");
   frame.style.cssText = `width:100%;height:${model.get("height")}px;border:0`;
   // One kernel may have several views of a widget, and each hears every answer.
@@ -19,6 +29,7 @@ function render({ model, el }) {
     port = line.port1;
     port.onmessage = ({ data }) => model.send({ view, id: data.id, question: data.question });
     frame.contentWindow.postMessage(READY, "*", [line.port2]);
+    themed();
   };
   const answered = (content, buffers) => {
     if (content.view !== view) return;
@@ -26,11 +37,17 @@ function render({ model, el }) {
     const bytes = found && new Uint8Array(found.buffer ?? found, found.byteOffset ?? 0, found.byteLength).slice().buffer;
     port?.postMessage({ id: content.id, error: content.error, bytes }, bytes ? [bytes] : []);
   };
+  // A notebook names its new theme before or after the style sheet has come.
+  const themed = () => { if (el.isConnected) port?.postMessage({ dark: isDark(el) }); };
+  const watch = new MutationObserver(() => { themed(); setTimeout(themed, 500); });
+  for (const root of [document.documentElement, document.body]) watch.observe(root, { attributes: true });
   addEventListener("message", heard);
   model.on("msg:custom", answered);
-  frame.srcdoc = model.get("page");
+  const theme = isDark(document.body) ? "dark" : "light";
+  frame.srcdoc = model.get("page").replace("<html ", `<html data-theme="${theme}" `);
   el.append(frame);
   return () => {
+    watch.disconnect();
     removeEventListener("message", heard);
     model.off("msg:custom", answered);
     port?.close();
