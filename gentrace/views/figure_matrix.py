@@ -1,7 +1,7 @@
 """The matrices of a replay figure: pictures that stay, and a curtain and a frame around the current row that move."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -192,7 +192,7 @@ def _greys(look: Look) -> Iterator[go.Scatter]:
     grey: dict[str, Any] = {"mode": "lines", "fill": "toself", "fillcolor": look.colours.unseen, "line": {"width": 0}}
     top, edge = rows.start - 0.5, rows.stop - 0.5
     if look.sink == "mask" and look.keys > 1:
-        yield _on_panels(look, "first key", [([-0.5, 0.5, 0.5, -0.5], [top, top, edge, edge])], **grey)
+        yield _on_panels(look, "first key", [[([-0.5, 0.5, 0.5, -0.5], [top, top, edge, edge])]], **grey)
     unseen: list[list[Outline]] = []
     said: list[tuple[float, float]] = []
     for place, panel in enumerate(look.panels):
@@ -204,7 +204,7 @@ def _greys(look: Look) -> Iterator[go.Scatter]:
             if stop - start >= 0.06 * len(rows):
                 said.append((_tidy(x), _tidy(y + (start + stop - 1) / 2)))
     if any(unseen):
-        yield _on_panels(look, "never seen", *unseen, **grey)
+        yield _on_panels(look, "never seen", unseen, **grey)
         words: dict[str, Any] = {"text": ["never seen"] * len(said), "textposition": "middle right", "mode": "text"}
         across, down = [x for x, _ in said], [y for _, y in said]
         yield go.Scatter(name="words", x=across, y=down, xaxis=ABOVE.x, yaxis=ABOVE.y, hoverinfo="skip", **words)
@@ -220,16 +220,16 @@ def _prompt_ends(look: Look) -> Iterator[go.Scatter]:
     if look.kind != "self":
         corners = ([-0.5, look.keys - 0.5], [end, end])
     line = {"width": 1, "dash": "dot", "color": look.colours.muted}
-    yield _on_panels(look, "end of prompt", [corners], mode="lines", line=line)
+    yield _on_panels(look, "end of prompt", [[corners]], mode="lines", line=line)
 
 
-def _on_panels(look: Look, name: str, *outlines: list[Outline], **style: Any) -> go.Scatter:
+def _on_panels(look: Look, name: str, outlines: Sequence[list[Outline]], **style: Any) -> go.Scatter:
     """Outlines as one trace: the same on every panel, or each panel's own."""
     across: list[float | None] = []
     down: list[float | None] = []
     for place in range(len(look.panels)):
         x, y = look.offset(place)
-        for own in outlines[place] if len(outlines) > 1 else outlines[0]:
+        for own in outlines[place % len(outlines)]:
             across += [*(_tidy(x + value) for value in own[0]), None]
             down += [*(_tidy(y + value) for value in own[1]), None]
     axes: dict[str, Any] = {"xaxis": ABOVE.x, "yaxis": ABOVE.y, "hoverinfo": "skip"}
