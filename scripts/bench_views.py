@@ -1,11 +1,12 @@
 """How large the explorer's page is and how fast it answers in headless Chromium, as Markdown.
 
-    python scripts/bench_views.py [--chromium /usr/bin/chromium] [--demo] [--peer FOLDER]
+    python scripts/bench_views.py [--chromium /usr/bin/chromium] [--demo] [--figures] [--peer FOLDER]
     python scripts/bench_views.py --make-env FOLDER      # bertviz 1.4.1 and what its pages load; then --peer FOLDER
 
-With ``--demo`` the first page is of a real generation (SmolLM2, fetched from the package index when first used); with
-``--peer`` bertviz's head view and model view of the same attention are measured beside it. Exits with 1 if a target is
-missed.
+With ``--figures`` the steps of `gentrace.views.replay` are measured too, which have no target: Plotly computes every
+trace's defaults anew at each step. With ``--demo`` the first page is of a real generation (SmolLM2, fetched from the
+package index when first used); with ``--peer`` bertviz's head view and model view of the same attention are measured
+beside it. Exits with 1 if a target is missed.
 """
 
 import argparse
@@ -25,6 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from gentrace.explorer import Explorer, explore  # noqa: E402
 from gentrace.trace.trace import Trace  # noqa: E402
+from scripts import figure_steps  # noqa: E402
 from scripts.bench_made import FLAGS, PROMPT, made_trace  # noqa: E402
 from scripts.peers import pages  # noqa: E402
 
@@ -186,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--demo", action="store_true", help="a real generation instead of random numbers")
+    parser.add_argument("--figures", action="store_true", help="measure the steps of replay figures too")
     parser.add_argument("--peer", type=Path, metavar="FOLDER", help="measure bertviz too, in this environment")
     parser.add_argument("--patience", type=float, default=60, help="seconds that a peer's page may take")
     parser.add_argument("--make-env", type=Path, metavar="FOLDER", help="make bertviz's environment and stop")
@@ -219,6 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("| target | measured | at most | met |\n|---|---|---|---|")
         for target in targets:
             print(target, flush=True)
+        if options.figures:
+            shown = figure_steps.figures(512)
+            print("\n" + figure_steps.table(512, figure_steps.measured(browser, shown, folder, rounds=4, steps=30)))
         if options.peer:
             print()
             peer(start, options.peer, wide, (wide_path, targets[0].measured), folder, options.patience)

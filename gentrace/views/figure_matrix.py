@@ -1,7 +1,7 @@
 """The matrices of a replay figure: pictures that stay, and a curtain and a frame around the current row that move."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -50,17 +50,14 @@ def choose_colours(look: Look) -> dict[str, Colours]:
     return {"weights": weights, "scores": Colours(low, max(high, low + 1e-6), log=False)}
 
 
-def heatmaps(look: Look, colours: Mapping[str, Colours]) -> list[go.Heatmap]:
-    """For each panel its weights and its scores, transparent over `pictures`: numbers for the pointer."""
-    return [
-        go.Heatmap(visible=name == look.what, opacity=0, **_heatmap(look, place, name, colours[name]))
-        for place in range(len(look.panels))
-        for name in NAMES
-    ]
+def heatmaps(look: Look) -> list[go.Heatmap]:
+    """For each panel its weights, with its scores beside them, transparent over `pictures`: numbers for the pointer."""
+    axis = "coloraxis" if look.what == "weights" else "coloraxis2"
+    return [go.Heatmap(opacity=0, coloraxis=axis, **_heatmap(look, place)) for place in range(len(look.panels))]
 
 
 def pictures(look: Look, colours: Mapping[str, Colours]) -> list[dict[str, Any]]:
-    """For each panel its weights and its scores as layout images, in the order of `heatmaps`."""
+    """For each panel its weights and its scores as layout images."""
     rows = look.line.rows
     return [
         {
@@ -76,14 +73,14 @@ def pictures(look: Look, colours: Mapping[str, Colours]) -> list[dict[str, Any]]
 
 
 def visibility(look: Look, what: str) -> list[bool]:
-    """Which of `heatmaps` and `pictures` are in sight when ``what`` is shown."""
+    """Which of `pictures` are in sight when ``what`` is shown."""
     return [name == what for _ in look.panels for name in NAMES]
 
 
 def still_marks(look: Look) -> list[go.Scatter]:
-    """What lies on the heatmaps and stays: the first key set aside, rows never seen, the end of the prompt, names."""
-    names = [_names(look)] if len(look.panels) > 1 else []
-    return [*(mark for place in range(len(look.panels)) for mark in _still(look, place)), *names]
+    """What lies on the heatmaps and stays, one trace of each for all panels: a step pays for every trace there is."""
+    names = [_between(look), _names(look)] if len(look.panels) > 1 else []
+    return [*_greys(look), *_prompt_ends(look), *names]
 
 
 def matrix_moves(look: Look, row: int) -> list[dict[str, Any]]:
@@ -100,17 +97,16 @@ def matrix_styles(look: Look) -> list[dict[str, Any]]:
     """How the traces of `matrix_moves` look; said once."""
     shared = {"xaxis": ABOVE.x, "yaxis": ABOVE.y, "mode": "lines", "hoverinfo": "skip"}
     return [
-        shared | {"fill": "toself", "fillcolor": look.colours.paper, "line": {"width": 0}},
-        shared | {"line": {"width": 2, "color": look.colours.accent}},
+        shared | {"name": "rows to come", "fill": "toself", "fillcolor": look.colours.paper, "line": {"width": 0}},
+        shared | {"name": "current row", "line": {"width": 2, "color": look.colours.accent}},
     ]
 
 
 def matrix_layout(look: Look, colours: Mapping[str, Colours]) -> dict[str, Any]:
-    """Axes, colour scales and pictures of all panels."""
+    """Axes and colour scales of all panels."""
     return {
         "coloraxis": _colour_axis(look, colours["weights"]),
         "coloraxis2": _colour_axis(look, colours["scores"]),
-        "images": pictures(look, colours),
         **_axes(look),
     }
 
@@ -141,25 +137,22 @@ def _tidy(value: float) -> float:
     return round(value, 3)
 
 
-def _heatmap(look: Look, place: int, name: str, colours: Colours) -> dict[str, Any]:
+def _heatmap(look: Look, place: int) -> dict[str, Any]:
     panel, (x, y) = look.panels[place], look.offset(place)
-    z = _values(panel, name)
-    unit = f"{name[:-1]} %{{z:.3g}}"
-    extra: dict[str, Any] = {}
-    if colours.log:
-        extra["customdata"] = _numbers(z)
-        unit = f"{name[:-1]} %{{customdata:.3g}}"
     named = f"{panel.title}<br>" if len(look.panels) > 1 else ""
-    return extra | {
-        "name": f"{panel.title}, {name}",
-        "z": _numbers(colours.place(z)),
+    return {
+        "name": panel.title,
+        "z": _numbers(_values(panel, "weights")),
+        "customdata": _numbers(_values(panel, "scores")),
         "x0": _tidy(x),
         "y0": _tidy(y + look.line.rows.start),
         "xaxis": BELOW.x,
         "yaxis": BELOW.y,
-        "coloraxis": "coloraxis" if name == "weights" else "coloraxis2",
         "hoverongaps": False,
-        "hovertemplate": f"{named}query %{{y}}<br>key %{{x}}<br>{unit}<extra></extra>",
+        # It is transparent, and this is quicker to paint than a rectangle for each cell.
+        "zsmooth": "fast",
+        "hovertemplate": f"{named}query %{{y}}<br>key %{{x}}<br>weight %{{z:.4g}}<br>score %{{customdata:.4g}}"
+        "<extra></extra>",
     }
 
 
@@ -189,34 +182,79 @@ def _colour_axis(look: Look, colours: Colours) -> dict[str, Any]:
     return shown | {"colorbar": bar}
 
 
-def _still(look: Look, place: int) -> Iterator[go.Scatter]:
-    (x, y), rows, prompt = look.offset(place), look.line.rows, look.line.prompt_length
-    shared: dict[str, Any] = {"xaxis": ABOVE.x, "yaxis": ABOVE.y, "hoverinfo": "skip"}
+Outline = tuple[list[float], list[float]]
+"""Corners across and down."""
+
+
+def _greys(look: Look) -> Iterator[go.Scatter]:
+    """Grey over the first key, if it is set aside, and over rows that were never seen."""
+    rows = look.line.rows
+    grey: dict[str, Any] = {"mode": "lines", "fill": "toself", "fillcolor": look.colours.unseen, "line": {"width": 0}}
     top, edge = rows.start - 0.5, rows.stop - 0.5
-    grey = shared | {"mode": "lines", "fill": "toself", "fillcolor": look.colours.unseen, "line": {"width": 0}}
-
-    def at(across: list[float], down: list[float]) -> dict[str, list[float]]:
-        return {"x": [_tidy(x + value) for value in across], "y": [_tidy(y + value) for value in down]}
-
     if look.sink == "mask" and look.keys > 1:
-        yield go.Scatter(name="first key", **at([-0.5, 0.5, 0.5, -0.5], [top, top, edge, edge]), **grey)
-    for start, stop in _unseen_runs(look.panels[place], rows.start):
-        right = look.seen(start) - 0.5, look.seen(stop - 1) - 0.5
-        corners = at([-0.5, right[0], right[1], -0.5], [start - 0.5, start - 0.5, stop - 0.5, stop - 0.5])
-        yield go.Scatter(name="never seen", **corners, **grey)
-        if stop - start < 0.06 * len(rows):
-            continue
-        middle = at([0], [(start + stop - 1) / 2])
-        yield go.Scatter(
-            name="never seen", text=["never seen"], textposition="middle right", mode="text", **middle, **shared
-        )
-    if rows.start < prompt < rows.stop:
-        line = {"width": 1, "dash": "dot", "color": look.colours.muted}
-        end = prompt - 0.5
-        corners = (
-            at([-0.5, end, end], [end, end, edge]) if look.kind == "self" else at([-0.5, look.keys - 0.5], [end] * 2)
-        )
-        yield go.Scatter(name="end of prompt", mode="lines", line=line, **corners, **shared)
+        yield _on_panels(look, "first key", [[([-0.5, 0.5, 0.5, -0.5], [top, top, edge, edge])]], **grey)
+    unseen: list[list[Outline]] = []
+    said: list[tuple[float, float]] = []
+    for place, panel in enumerate(look.panels):
+        runs, (x, y) = _unseen_runs(panel, rows.start), look.offset(place)
+        unseen.append([])
+        for start, stop in runs:
+            right = look.seen(start) - 0.5, look.seen(stop - 1) - 0.5
+            unseen[-1].append(([-0.5, *right, -0.5], [start - 0.5, start - 0.5, stop - 0.5, stop - 0.5]))
+            if stop - start >= 0.06 * len(rows):
+                said.append((_tidy(x), _tidy(y + (start + stop - 1) / 2)))
+    if any(unseen):
+        yield _on_panels(look, "never seen", unseen, **grey)
+        words: dict[str, Any] = {"text": ["never seen"] * len(said), "textposition": "middle right", "mode": "text"}
+        across, down = [x for x, _ in said], [y for _, y in said]
+        yield go.Scatter(name="words", x=across, y=down, xaxis=ABOVE.x, yaxis=ABOVE.y, hoverinfo="skip", **words)
+
+
+def _prompt_ends(look: Look) -> Iterator[go.Scatter]:
+    """Where the prompt ends, if what is shown holds both sides of it."""
+    rows, prompt = look.line.rows, look.line.prompt_length
+    if not rows.start < prompt < rows.stop:
+        return
+    end = prompt - 0.5
+    corners = ([-0.5, end, end], [end, end, rows.stop - 0.5])
+    if look.kind != "self":
+        corners = ([-0.5, look.keys - 0.5], [end, end])
+    line = {"width": 1, "dash": "dot", "color": look.colours.muted}
+    yield _on_panels(look, "end of prompt", [[corners]], mode="lines", line=line)
+
+
+def _on_panels(look: Look, name: str, outlines: Sequence[list[Outline]], **style: Any) -> go.Scatter:
+    """Outlines as one trace: the same on every panel, or each panel's own."""
+    across: list[float | None] = []
+    down: list[float | None] = []
+    for place in range(len(look.panels)):
+        x, y = look.offset(place)
+        for own in outlines[place % len(outlines)]:
+            across += [*(_tidy(x + value) for value in own[0]), None]
+            down += [*(_tidy(y + value) for value in own[1]), None]
+    axes: dict[str, Any] = {"xaxis": ABOVE.x, "yaxis": ABOVE.y, "hoverinfo": "skip"}
+    return go.Scatter(name=name, x=across[:-1], y=down[:-1], **axes, **style)
+
+
+def _between(look: Look) -> go.Scatter:
+    """Paper around the panels, and where the last row of them has none."""
+    (across, down), rows = look.gaps, look.line.rows
+    top, bottom = rows.start - 0.5, rows.stop - 0.5
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    for place in range(look.columns * look.grid_rows):
+        x, y = look.offset(place)
+        end = x + look.keys - 0.5
+        boxes = [(x - 0.5, end + across, y + top - down, y + top), (end, end + across, y + top, y + bottom)]
+        if place >= len(look.panels):
+            boxes = [(x - 0.5, end, y + top - down, y + bottom)]
+        for left, right, upper, lower in boxes:
+            xs += [_tidy(left), _tidy(right), _tidy(right), _tidy(left), None]
+            ys += [_tidy(upper), _tidy(upper), _tidy(lower), _tidy(lower), None]
+    return go.Scatter(
+        name="paper", mode="lines", fill="toself", fillcolor=look.colours.paper, line={"width": 0}, x=xs[:-1],
+        y=ys[:-1], hoverinfo="skip", xaxis=ABOVE.x, yaxis=ABOVE.y,
+    )  # fmt: skip
 
 
 def _names(look: Look) -> go.Scatter:

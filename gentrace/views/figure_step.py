@@ -4,45 +4,48 @@ Drafts that were rejected at a step stand behind the text like ghosts, with a li
 the probability that the model gave them.
 """
 
+import math
 from typing import Any
 
 import plotly.graph_objects as go
+import torch
 
 from gentrace.views import theme
+from gentrace.views.figure_image import picture
 from gentrace.views.labels import escape
 from gentrace.views.labels import width as columns_of
-from gentrace.views.look import BARS, BARS_FROM, CHARACTERS, MOST_GHOSTS, TEXT, Look, word
+from gentrace.views.look import BARS, BARS_FROM, CHARACTERS, HEADLINE, MOST_GHOSTS, TEXT, Look, word
 from gentrace.views.timeline import Alternative, Ghost, Step
 
-TONES = 8
-"""Colours of probability in the text."""
+DOTS = 8, 32
+"""Dots of a character across and of a line down, in the picture of the words' underlines."""
 LABELS_FROM = -0.62
 """Left end of the bars' axis: token names stand left of 0."""
 
 
-def text_traces(look: Look) -> list[go.Scatter]:
-    """The whole text on a character grid, each word underlined in the colour of its probability.
+def underlines(look: Look) -> dict[str, Any]:
+    """Each word underlined in the colour of its probability, as a picture that lies below the text.
 
-    A line trace has one colour, so probabilities are sorted into `TONES` of them.
+    Lines would need a trace for each colour, and what a step costs grows with the number of traces.
     """
+    across, down = DOTS
+    height = 1 + max(line for line, _ in look.places)
+    levels = torch.full((height * down, (CHARACTERS + 4) * across), torch.nan)
+    for position, probability in enumerate(look.line.probabilities):
+        line, left, right = word(look, position)
+        rows = slice(int((line + 0.83) * down), int((line + 0.95) * down))
+        levels[rows, (left + 1) * across : (right + 1) * across] = math.nan if probability is None else probability
+    return {
+        "source": picture(levels, 0.0, 1.0, look.colours.probability), "xref": TEXT.x, "yref": TEXT.y, "x": -1,
+        "y": -0.5, "sizex": CHARACTERS + 4, "sizey": height, "sizing": "stretch", "layer": "below",
+    }  # fmt: skip
+
+
+def text_traces(look: Look) -> list[go.Scatter]:
+    """The whole text on a character grid."""
     line = look.line
     words = [word(look, position) for position in range(len(line.labels))]
     axes: dict[str, Any] = {"xaxis": TEXT.x, "yaxis": TEXT.y}
-    tones = [None if value is None else min(TONES - 1, int(value * TONES)) for value in line.probabilities]
-    traces = []
-    for tone in (None, *range(TONES)):
-        own = [place for place, one in zip(words, tones, strict=True) if one == tone]
-        colour, name = look.colours.unseen, "probability unknown"
-        if tone is not None:
-            colour = theme.mix(look.colours.probability, (tone + 0.5) / TONES)
-            name = f"probability {tone / TONES:g} … {(tone + 1) / TONES:g}"
-        traces.append(
-            go.Scatter(
-                name=name, mode="lines", line={"width": 2.5, "color": colour}, hoverinfo="skip",
-                x=[x for _, left, right in own for x in (left, right, None)],
-                y=[y for row, _, _ in own for y in (row + 0.38, row + 0.38, None)], **axes,
-            )
-        )  # fmt: skip
     ink = [look.colours.muted if at < line.prompt_length else look.colours.ink for at in range(len(words))]
     hover = [
         _word_hover(at, text, value)
@@ -53,7 +56,7 @@ def text_traces(look: Look) -> list[go.Scatter]:
         text=[escape(text.lstrip("␣") or text) for text in line.labels], textposition="middle right",
         textfont={"family": theme.MONO, "size": 13.4, "color": ink}, hovertext=hover, hoverinfo="text", **axes,
     )  # fmt: skip
-    return [*traces, letters]
+    return [letters]
 
 
 def _word_hover(position: int, text: str, probability: float | None) -> str:
@@ -119,10 +122,14 @@ def step_styles(look: Look) -> list[dict[str, Any]]:
 
 
 def text_range(look: Look, row: int) -> list[float]:
-    """The lines in sight at a step, upside down as text is read."""
+    """The lines in sight at a step, upside down as text is read: pages that share a line.
+
+    A moving range makes Plotly draw every matrix anew, so the text is turned over and not rolled.
+    """
     last = 1 + max(line for line, _ in look.places)
     line = look.places[min(row + 1, len(look.places) - 1)][0]
-    top = min(max(0, line - look.lines + 2), last - look.lines)
+    turn = max(1, look.lines - 1)
+    top = min(turn * (max(0, line - 1) // turn), last - look.lines)
     return [top + look.lines - 0.4, top - 0.6]
 
 
@@ -141,7 +148,8 @@ def step_layout(look: Look) -> dict[str, Any]:
             "tickvals": [0, 0.5, 1], "tickformat": ".0%", "showgrid": False, "zeroline": False,
         },
         bars_y: hidden | {
-            "domain": look.domain(look.body_top, look.bars_height), "anchor": BARS.x, "range": [0.4 - look.slots, 1.5],
+            "domain": look.domain(look.body_top, look.bars_height), "anchor": BARS.x,
+            "range": [0.1 - look.slots, 0.5 + HEADLINE / look.slot],
         },
     }  # fmt: skip
 
@@ -212,10 +220,9 @@ def _ghost_bars(step: Step) -> list[dict[str, Any]]:
     places = [heading - slot for slot in range(1, len(ghosts) + 1)]
     lengths = [_short(one.probability) for one in ghosts]
     numbers = [percent(one.probability) for one in ghosts]
-    at, levels = lengths, places
-    if ghosts:
-        # The one that came first has the same distribution as the bars above, the others those of a text with it.
-        at, levels, numbers = [0.0, *at], [heading, *levels], ["rejected drafts, one after the other", *numbers]
+    # The one that came first has the same distribution as the bars above, the others those of a text with it.
+    said = "rejected drafts, one after the other" if ghosts else "no draft was rejected here"
+    at, levels, numbers = [0.0, *lengths], [heading, *places], [said, *numbers]
     if len(step.ghosts) > len(ghosts):
         at, levels = [*at, 0.0], [*levels, places[-1] - 1]
         numbers = [*numbers, f"and {len(step.ghosts) - len(ghosts)} more"]
@@ -279,7 +286,8 @@ def _headline(look: Look, step: Step) -> dict[str, Any]:
         after += f" {percent(step.probability)} by the model"
     if step.sampled is not None:
         after += f", {percent(step.sampled)} as sampled"
-    return {"type": "scatter", "x": [LABELS_FROM, LABELS_FROM], "y": [1.25, 0.75], "text": [looking, after]}
+    levels = [_short(0.5 + pixels / look.slot) for pixels in (33, 14)]
+    return {"type": "scatter", "x": [LABELS_FROM, LABELS_FROM], "y": levels, "text": [looking, after]}
 
 
 def _short(value: float) -> float:

@@ -194,7 +194,7 @@ def _told(bundle: Bundle, side: Side, position: int, lines: Sequence[HeadLines])
     rows = [f"<b>{name}</b> {'looks at' if looks else 'is looked at by'}"]
     for head, query, key, weight in strongest_of(lines, TOLD):
         far = other.names[(key if looks else query) - other.positions.start]
-        rows.append(f"{weight:.3f}  {escape(far)}  (head {head})")
+        rows.append(f"{weight:.4f}  {escape(far)}  (head {head})")
     return "<br>".join(rows if len(rows) > 1 else [rows[0], f"nothing with {bundle.least:g} or more"])
 
 

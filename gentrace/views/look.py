@@ -38,6 +38,10 @@ FOOT = 96
 """Pixels below the matrices for the names of keys."""
 BRANCH, TREE_HEAD = 22, 30
 """Pixels of a continuation in the tree of beams, and of the tree's title."""
+TALLEST = 640
+"""Pixels that matrices below each other take together, where fewer side by side would make them larger."""
+HEADLINE = 46
+"""Pixels over the bars for the two lines that say who looks, and what comes next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +113,8 @@ class Look:
     @property
     def cell(self) -> tuple[float, float]:
         """Pixels of a cell across and down; it is about square."""
-        inner = (WIDTH - MARGIN["l"] - MARGIN["r"]) * MATRIX_SHARE
-        across = (inner - BESIDE * (self.columns - 1)) / (self.columns * self.keys)
-        rows = len(self.line.rows)
-        return across, across * self.keys * max(0.3, min(1.0, rows / self.keys)) / rows
+        wide, high = _side(self.columns, len(self.line.rows) / self.keys)
+        return wide / self.keys, high / len(self.line.rows)
 
     @property
     def gaps(self) -> tuple[float, float]:
@@ -156,8 +158,13 @@ class Look:
     @property
     def bars_height(self) -> float:
         """Pixels of the bars: as tall as the matrices, as far as that is readable."""
-        slots = self.slots + 1.5
-        return min(max(self.matrix_height, SLOTS[self.line.has_sampled] * slots), SLOTS[2] * slots)
+        least, most = (HEADLINE + slot * (self.slots + 0.4) for slot in (SLOTS[self.line.has_sampled], SLOTS[2]))
+        return min(max(self.matrix_height, least), most)
+
+    @property
+    def slot(self) -> float:
+        """Pixels of an alternative."""
+        return (self.bars_height - HEADLINE) / (self.slots + 0.4)
 
     @property
     def tree_height(self) -> float:
@@ -188,14 +195,35 @@ def plan(
     colours: theme.Theme,
     tree: Genealogy | None = None,
 ) -> Look:
-    """Decide where everything goes: a row of heads for each layer, or as square a sheet as can be."""
-    count = len(panels)
+    """Decide where everything goes: a row of heads for each layer, or the arrangement that makes matrices largest."""
+    count, shape = len(panels), len(line.rows) / panels[0].weights.shape[1]
     layers = len({panel.layer for panel in panels})
     heads = count // layers
     in_rows = layers > 1 and 1 < heads <= 6 and heads * layers == count
-    columns = heads if in_rows else count if count <= 3 else math.ceil(math.sqrt(count))
+    columns = heads if in_rows else _columns(count, shape)
     places = wrapped(line.labels, CHARACTERS)
     return Look(line, panels, what, sink, colours, columns, tuple(places), tree)
+
+
+def _columns(count: int, shape: float) -> int:
+    """As few side by side as fit below each other, for the fewer the larger."""
+    for columns in range(1, count):
+        high = _side(columns, shape)[1] + (BETWEEN if count > 1 else 0)
+        if math.ceil(count / columns) * high <= TALLEST:
+            return columns
+    return count
+
+
+def _side(columns: int, shape: float) -> tuple[float, float]:
+    """Pixels of a matrix across and down.
+
+    Args:
+        columns: Matrices side by side.
+        shape: Its rows over its keys.
+    """
+    inner = (WIDTH - MARGIN["l"] - MARGIN["r"]) * MATRIX_SHARE
+    wide = (inner - BESIDE * (columns - 1)) / columns
+    return wide, wide * max(0.3, min(1.0, shape))
 
 
 def word(look: Look, position: int) -> tuple[int, int, int]:

@@ -159,7 +159,7 @@ def _hover(shown: Sheet, blocks: Blocks) -> go.Heatmap:
         z[row, column] = 0.0 if math.isnan(one.entropy) else one.entropy
         told[row][column] = [one.layer, one.head]
         named = {"first key": one.first, "previous token": one.previous, "itself": one.itself}
-        lines = [f"{name} {value:.3f}" for name, value in named.items() if not math.isnan(value)]
+        lines = [f"{name} {value:.4f}" for name, value in named.items() if not math.isnan(value)]
         texts[row][column] = "<br>".join(
             [f"<b>layer {one.layer} · head {one.head}</b>", "mean weight on", *lines, f"entropy {one.entropy:.2f} nats"]
             if lines

@@ -21,11 +21,12 @@ from gentrace.views.figure_matrix import (
     matrix_layout,
     matrix_moves,
     matrix_styles,
+    pictures,
     scale_note,
     still_marks,
     visibility,
 )
-from gentrace.views.figure_step import step_layout, step_moves, step_styles, text_range, text_traces
+from gentrace.views.figure_step import step_layout, step_moves, step_styles, text_range, text_traces, underlines
 from gentrace.views.figure_tree import WINDOW, branch_styles, tree_layout, tree_moves
 from gentrace.views.genealogy import Genealogy, genealogy
 from gentrace.views.labels import escape
@@ -140,7 +141,7 @@ def _panels(trace: Trace, info: LayerInfo, heads: tuple[int, ...], rows: range, 
 
 def _figure(look: Look) -> go.Figure:
     colours = choose_colours(look)
-    still = [*heatmaps(look, colours), *still_marks(look), *text_traces(look)]
+    still = [*heatmaps(look), *still_marks(look), *text_traces(look)]
     styles = [*matrix_styles(look), *step_styles(look)]
     if look.tree is not None:
         styles += branch_styles(look.colours)
@@ -184,7 +185,8 @@ def _layout(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
         "updatemenus": [_play_menu(look), _what_menu(look, scales)],
         "sliders": [_slider(look, 4 if look.tree is not None else 84)],
     }
-    return layout | matrix_layout(look, scales) | step_layout(look) | tree_layout(look)
+    images = {"images": [*pictures(look, scales), underlines(look)]}
+    return layout | images | matrix_layout(look, scales) | step_layout(look) | tree_layout(look)
 
 
 def _title(look: Look, what: str, scales: Mapping[str, Colours]) -> dict[str, Any]:
@@ -236,13 +238,12 @@ def _play_menu(look: Look) -> dict[str, Any]:
 
 
 def _what_menu(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
-    where = list(range(2 * len(look.panels)))
+    where = list(range(len(look.panels)))
     buttons = []
-    for what in ("weights", "scores"):
-        shown = visibility(look, what)
+    for what, axis in (("weights", "coloraxis"), ("scores", "coloraxis2")):
         layout = {"title.text": _title(look, what, scales)["text"]}
-        layout |= {f"images[{place}].visible": visible for place, visible in enumerate(shown)}
-        buttons.append({"label": what, "method": "update", "args": [{"visible": shown}, layout, where]})
+        layout |= {f"images[{place}].visible": visible for place, visible in enumerate(visibility(look, what))}
+        buttons.append({"label": what, "method": "update", "args": [{"coloraxis": axis}, layout, where]})
     return _menu(look, buttons, 1, "right")
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ import plotly.graph_objects as go
 import pytest
 
 from gentrace import export
+from gentrace.trace.decoding import Beams, BeamStep, Draft
 from gentrace.trace.trace import Trace
 from gentrace.views import attention_map, replay
 from gentrace.views.labels import label
 from tests.views.made import WORSE, random_trace
+from tests.views.made_kinds import translator
 
 pytestmark = pytest.mark.browser
 STAYS, LAST = 120, 700
@@ -181,6 +184,40 @@ def test_a_gif_has_one_frame_a_step_and_shows_what_the_frames_show(moving: Any, 
         assert np.quantile(apart, 0.9999) < 24
     moves = [np.abs(one - after).max(-1) > 24 for one, after in pairwise(single)]
     assert all(move.mean() > 0.001 for move in moves)
+
+
+def test_a_tree_drafts_and_cross_attention_move_too(page: Any, tmp_path: Path) -> None:
+    plain = random_trace(9, 6)
+    steps = tuple(
+        BeamStep(
+            position=position, parents=(0, 1, 0), ids=(1, 2, 3), texts=("one", "two", "three"),
+            scores=(-0.5, -1.0, -2.0), logprobs=(-0.5, -1.0, -2.0), beams=(0, 1, -1), ended=(False,) * 3, chosen=0,
+        )
+        for position in (6, 7, 8)
+    )  # fmt: skip
+    drafts = (Draft(7, 3, " no", -2.0), Draft(8, 4, " way", -3.0, follows=True))
+    kinds = {
+        "tree": replay(replace(plain, beams=Beams(2, steps)), heads=0),
+        "drafts": replay(replace(plain, drafts=drafts), heads=0),
+        "cross": replay(translator(), kind="cross"),
+    }
+    for name, figure in kinds.items():
+        played = figure.layout.updatemenus[0].buttons[0].args[0]
+        written = export.frames(figure, tmp_path / name, scale=0.5)
+        assert len(written) == len(played) == {"tree": 3, "drafts": 3, "cross": 4}[name]
+        images = [array(page.evaluate(READ, url(path, "png"))) for path in written]
+        assert all((np.abs(one - after).max(-1) > 24).mean() > 0.001 for one, after in pairwise(images))
+        # What the kind adds is drawn, and not only its paper: without it the last frame has less ink there.
+        without = go.Figure(figure)
+        own = {"tree": ("pruned", "alive", "returned"), "drafts": ("drafts", "draft names"), "cross": ("current row",)}
+        without.for_each_trace(lambda one, names=own[name]: one.update(visible=one.name not in names))
+        (bare,) = export.frames(without, tmp_path / f"{name} without", scale=0.5, names=[figure.frames[-2].name])
+        shown = images[list(played).index(figure.frames[-2].name)]
+        assert (np.abs(shown - array(page.evaluate(READ, url(bare, "png")))).max(-1) > 24).sum() > 50
+        assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 50
+    for name in ("tree", "drafts"):
+        animated = export.gif(kinds[name], tmp_path / f"{name}.gif", scale=0.5)
+        assert len(page.evaluate(READ_GIF, url(animated, "gif"))[1]) == 3
 
 
 class _Counting(http.server.BaseHTTPRequestHandler):

@@ -161,10 +161,10 @@ def test_tooltips_tell_the_strongest_lines() -> None:
     trace = causal()
     bars = [one for one in head_view(trace, 0, 2, least=0.01).data if one.type == "bar"]
     row = by_hand(trace, 2, is_causal=True)[0][5, 1:]
-    first = f"{float(row.max()):.3f}  {1 + int(row.argmax())} w{1 + int(row.argmax())}  (head 2)"
+    first = f"{float(row.max()):.4f}  {1 + int(row.argmax())} w{1 + int(row.argmax())}  (head 2)"
     assert bars[0].hovertext[5].split("<br>")[:2] == ["<b>5 w5</b> looks at", first]
     column = by_hand(trace, 2, is_causal=True)[0][:, 4]
-    assert bars[1].hovertext[4].split("<br>")[1].startswith(f"{float(column.max()):.3f}  {int(column.argmax())} w")
+    assert bars[1].hovertext[4].split("<br>")[1].startswith(f"{float(column.max()):.4f}  {int(column.argmax())} w")
     assert "nothing with" in bars[0].hovertext[0]
 
 

@@ -1,7 +1,11 @@
 """The figure, looked at as data."""
 
+import base64
 import json
+import math
 import re
+import zlib
+from itertools import pairwise
 
 import numpy as np
 import plotly.graph_objects as go
@@ -30,18 +34,18 @@ def moving(figure: go.Figure, row: int) -> dict[int, object]:
 
 def test_the_heatmaps_hold_the_trace() -> None:
     trace = random_trace(12, 4)
-    weights, scores = of_type(replay(trace, heads=1), "heatmap")
+    (heat,) = of_type(replay(trace, heads=1), "heatmap")
     lower = np.tril(np.ones((11, 11), bool))
-    np.testing.assert_array_equal(np.asarray(weights.z)[lower], trace.attention(0, 1).numpy()[lower])
-    np.testing.assert_array_equal(np.asarray(scores.z)[lower], trace.scores(0, 1).numpy()[lower])
-    assert np.isnan(np.asarray(weights.z)[~lower]).all()
-    assert (weights.visible, scores.visible) == (True, False)
+    np.testing.assert_array_equal(np.asarray(heat.z)[lower], trace.attention(0, 1).numpy()[lower])
+    np.testing.assert_array_equal(np.asarray(heat.customdata)[lower], trace.scores(0, 1).numpy()[lower])
+    assert np.isnan(np.asarray(heat.z)[~lower]).all()
+    assert np.isnan(np.asarray(heat.customdata)[~lower]).all()
 
 
 def test_several_heads_stand_side_by_side() -> None:
     trace, lower = random_trace(12, 4, layers=(0, 1)), np.tril(np.ones((11, 11), bool))
     figure = replay(trace, layer=[0, 1], heads=[0, 1])
-    weights = [one for one in of_type(figure, "heatmap") if one.visible]
+    weights = of_type(figure, "heatmap")
     for (layer, head), one in zip([(0, 0), (0, 1), (1, 0), (1, 1)], weights, strict=True):
         np.testing.assert_array_equal(np.asarray(one.z)[lower], trace.attention(layer, head).numpy()[lower])
     # A row of layers, a column of heads, none upon another; one colour scale for all.
@@ -58,9 +62,7 @@ def test_several_heads_stand_side_by_side() -> None:
 def test_cross_attention_shows_every_key_of_the_source() -> None:
     trace = translator()
     info = next(layer for layer in trace.layers if layer.kind == "cross")
-    weights = next(
-        one for one in of_type(replay(trace, layer=info.index, kind="cross", heads=0), "heatmap") if one.visible
-    )
+    (weights,) = of_type(replay(trace, layer=info.index, kind="cross", heads=0), "heatmap")
     wanted = trace.attention(info.index, 0, kind="cross").numpy()
     assert wanted.shape == (trace.length, trace.encoder_length)
     np.testing.assert_array_equal(np.asarray(weights.z), wanted)
@@ -216,6 +218,55 @@ def test_the_end_of_the_prompt_is_drawn() -> None:
     assert list(line.y) == [9.5, 9.5, 28.5]
 
 
+def test_every_panel_has_its_marks_in_one_trace_of_each() -> None:
+    figure = replay(random_trace(30, 10, heads=3, unseen=4), heads=[0, 1, 2])
+    for name, corners in (("first key", 4), ("never seen", 4), ("end of prompt", 3)):
+        (mark,) = [trace for trace in figure.data if trace.name == name]
+        assert len(mark.x) == 3 * (corners + 1) - 1
+        lefts = [mark.x[place * (corners + 1)] for place in range(3)]
+        heats = of_type(figure, "heatmap")
+        assert lefts == [pytest.approx(heat.x0 - 0.5) for heat in heats]
+
+
+def test_the_text_is_turned_over_like_pages_and_what_comes_next_is_always_in_sight() -> None:
+    figure = replay(random_trace(400, 10), heads=0)
+    letters = next(trace for trace in figure.data if trace.name == "text")
+    ranges = [tuple(frame.layout.yaxis3.range) for frame in figure.frames]
+    for row, (bottom, top) in enumerate(ranges):
+        assert top <= letters.y[row] - 0.5
+        assert letters.y[row + 1] + 0.5 < bottom
+    # Every turn costs a redraw of all matrices, so there are few.
+    assert len(set(ranges)) <= math.ceil(max(letters.y) / 8)
+    assert sum(one != after for one, after in pairwise(ranges)) == len(set(ranges)) - 1
+
+
+def test_words_are_underlined_in_the_colour_of_their_probability() -> None:
+    trace = random_trace(6, 3, texts=["Ab", " cd", " ef", " gh", " ij", " kl"])
+    trace.tokens.logprobs[3:] = torch.tensor([1.0, 0.5, 0.0]).log()
+    figure = replay(trace, heads=0)
+    image, letters = figure.layout.images[-1], next(one for one in figure.data if one.name == "text")
+    assert (image.xref, image.yref, image.x, image.y) == ("x3", "y3", -1, -0.5)
+    dots = indices(image.source)
+    down, across = dots.shape[0] / image.sizey, dots.shape[1] / image.sizex
+    at = int(0.88 * down)
+    found = [dots[at, round((x + 1.5) * across)] for x in letters.x]
+    # Of 255 colours, the first for a probability of 0; none (index 0) where it is unknown, and between words.
+    assert [found[0], *found[3:]] == [0, 255, 128, 1]
+    assert dots[at, round((letters.x[3] + 0.5) * across)] == 0
+    assert not dots[: int(0.8 * down)].any()
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "columns"),
+    [(1, 1.0, 1), (2, 1.0, 2), (3, 1.0, 2), (4, 1.0, 2), (6, 1.0, 3), (9, 1.0, 3), (3, 0.3, 1)],
+)
+def test_matrices_are_as_large_as_the_sheet_allows(count: int, shape: float, columns: int) -> None:
+    trace = random_trace(41, 4, heads=count)
+    figure = replay(trace, heads=list(range(count)), rows=(int(40 - 40 * shape), 40))
+    heats = of_type(figure, "heatmap")
+    assert len({heat.x0 for heat in heats}) == columns
+
+
 @pytest.mark.parametrize(
     ("sink", "note"),
     [("mask", "first token set aside"), ("log", "logarithmic from 0.0001 to 1"), ("keep", "first token included")],
@@ -233,27 +284,31 @@ def test_a_masked_sink_does_not_stretch_the_scale() -> None:
 
 def test_on_a_log_scale_the_pointer_still_reads_the_weight() -> None:
     trace = random_trace(12, 4)
-    heat = of_type(replay(trace, heads=0, sink="log"), "heatmap")[0]
-    assert "customdata" in heat.hovertemplate
+    figure = replay(trace, heads=0, sink="log")
+    (heat,) = of_type(figure, "heatmap")
     weight = trace.attention(0, 0)[5, 2]
-    assert np.asarray(heat.customdata)[5, 2] == pytest.approx(weight)
-    assert np.asarray(heat.z)[5, 2] == pytest.approx(max(weight.log10(), -4))
+    assert np.asarray(heat.z)[5, 2] == pytest.approx(weight)
+    dots = indices(figure.layout.images[0].source)
+    times = dots.shape[0] // 11
+    assert dots[5 * times + 1, 2 * times + 1] == round(1 + 254 * float(weight.log10() + 4) / 4)
 
 
-def test_the_switch_shows_the_other_heatmaps_and_pictures() -> None:
+def test_the_switch_shows_the_other_pictures_and_their_scale() -> None:
     figure = replay(random_trace(12, 4), heads=[0, 1])
-    assert [heat.visible for heat in of_type(figure, "heatmap")] == [True, False, True, False]
-    assert [image.visible for image in figure.layout.images] == [True, False, True, False]
+    # The last one underlines the text and stays.
+    assert [image.visible for image in figure.layout.images] == [True, False, True, False, None]
     shown, layout, where = figure.layout.updatemenus[1].buttons[1].args
-    assert (list(shown["visible"]), list(where)) == ([False, True, False, True], [0, 1, 2, 3])
+    assert (shown, list(where)) == ({"coloraxis": "coloraxis2"}, [0, 1])
     assert [layout[f"images[{place}].visible"] for place in range(4)] == [False, True, False, True]
     assert "scores" in layout["title.text"]
+    assert {heat.coloraxis for heat in of_type(figure, "heatmap")} == {"coloraxis"}
+    assert {heat.coloraxis for heat in of_type(replay(random_trace(12, 4), what="scores"), "heatmap")} == {"coloraxis2"}
 
 
 def test_defaults_are_the_last_layer_and_all_heads_or_their_mean() -> None:
     few = replay(random_trace(8, 3, heads=3, layers=(2, 4)))
     assert "layer 4 · 3 heads" in few.layout.title.text
-    assert len(of_type(few, "heatmap")) == 6
+    assert len(of_type(few, "heatmap")) == 3
     many = replay(random_trace(8, 3, heads=13))
     assert "mean of 13 heads" in many.layout.title.text
     assert "mean of 2 heads" in replay(random_trace(8, 3), mean=True).layout.title.text
@@ -287,16 +342,19 @@ def test_too_big_a_figure_is_refused_before_anything_is_read() -> None:
         replay(trace, heads=0)
 
 
-def test_a_picture_holds_one_colour_a_cell() -> None:
-    import base64
-    import zlib
-
-    uri = picture(torch.tensor([[0.0, torch.nan], [1.0, 0.5]]), 0.0, 1.0, ("#000000", "#ffffff"))
+def indices(uri: str) -> np.ndarray:
+    """The places in its palette of a picture's dots."""
     data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    width, height = (int.from_bytes(data[at : at + 4]) for at in (16, 20))
     start = data.index(b"IDAT") + 4
     length = int.from_bytes(data[start - 8 : start - 4])
-    lines = np.frombuffer(zlib.decompress(data[start : start + length]), np.uint8).reshape(640, 641)
+    lines = np.frombuffer(zlib.decompress(data[start : start + length]), np.uint8).reshape(height, width + 1)
     assert (lines[:, 0] == 0).all()
-    cells = lines[:, 1:].reshape(2, 320, 2, 320)
+    return lines[:, 1:]
+
+
+def test_a_picture_holds_one_colour_a_cell() -> None:
+    cells = indices(picture(torch.tensor([[0.0, torch.nan], [1.0, 0.5]]), 0.0, 1.0, ("#000000", "#ffffff")))
+    cells = cells.reshape(2, 320, 2, 320)
     assert [[int(cells[i, 5, j, 7]) for j in range(2)] for i in range(2)] == [[1, 0], [255, 128]]
     assert (cells == cells[:, :1, :, :1]).all()

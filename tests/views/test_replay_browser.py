@@ -1,9 +1,12 @@
 """The figure in Debian's chromium: Plotly's fast animation must neither lose the matrix nor read tokens as markup."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import pytest
+from playwright.sync_api import expect
 
 from gentrace.views import replay
 from gentrace.views.labels import label
@@ -39,7 +42,7 @@ def figure_page(browser: Any, tmp_path: Path) -> Any:
 def test_a_step_moves_the_curtain_and_the_bars_and_keeps_the_matrix(figure_page: Any) -> None:
     page, _ = figure_page
     page.evaluate(ANIMATE, 20)
-    assert page.locator(".layer-below image, .imagelayer image").count() == 1
+    assert page.locator(".layer-below image, .imagelayer image").count() == 2
     bars = page.locator(".barlayer .trace").evaluate_all(
         "(all) => all.map((one) => one.querySelectorAll('path').length)"
     )
@@ -57,7 +60,9 @@ def test_the_pointer_reads_the_matrix_after_a_step(figure_page: Any) -> None:
     page.mouse.move(box["x"] + 11.5 * box["width"] / size, box["y"] + 15.5 * box["height"] / size)
     page.wait_for_timeout(400)
     shown = page.locator(".hoverlayer").text_content()
-    assert f"weight {float(trace.attention(0, 1)[15, 11]):#.3g}".rstrip("0") in shown
+    found = [float(one) for one in re.findall(r"(?:weight|score) (\S+?)(?=score|$)", shown.replace("−", "-"))]
+    expected = [float(part(0, 1)[15, 11]) for part in (trace.attention, trace.scores)]
+    assert found == pytest.approx(expected, rel=1e-3)
     assert "key 11 <img src=x" in shown
 
 
@@ -67,3 +72,71 @@ def test_hostile_tokens_are_drawn_as_text(figure_page: Any) -> None:
     for text in ("<s>", "<b>x</b>", "</script>", "&lt;", "↵", "⇥", "∅"):
         assert text in ticks
     assert page.evaluate("window.pwned") is None
+
+
+def read(page: Any, name: str, part: str) -> list[Any]:
+    """What a trace really holds after a step."""
+    return page.evaluate(
+        """([name, part]) => Array.from(
+            document.querySelector(".js-plotly-plot")._fullData.find((one) => one.name === name)[part])""",
+        [name, part],
+    )
+
+
+def told(page: Any, heat: go.Heatmap, query: int, key: int) -> str:
+    """The tooltip over a cell of a panel."""
+    left, top = page.evaluate(
+        """([x, y]) => {
+            const plot = document.querySelector(".js-plotly-plot"), full = plot._fullLayout;
+            const box = plot.getBoundingClientRect(), across = full.xaxis, down = full.yaxis;
+            return [box.left + across._offset + across.l2p(x), box.top + down._offset + down.l2p(y)];
+        }""",
+        [heat.x0 + key, heat.y0 + query],
+    )
+    page.mouse.move(left + 2, top)
+    page.mouse.move(left, top)
+    shown = page.locator(".hoverlayer .hovertext")
+    expect(shown).to_contain_text(f"query {query} ", timeout=60_000)
+    expect(shown).to_contain_text(f"key {key} ", timeout=60_000)
+    return shown.text_content()
+
+
+def test_several_heads_step_by_slider_and_button_and_tell_what_the_trace_holds(browser: Any, tmp_path: Path) -> None:
+    trace = random_trace(14, 5, heads=3, layers=(0, 2))
+    figure, written = replay(trace, layer=[0, 2], heads=[0, 2]), tmp_path / "figure.html"
+    written.write_text(figure.to_html(auto_play=False), "utf-8")
+    page, complaints = browser.new_page(viewport={"width": 1160, "height": 1000}, offline=True), []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(written.as_uri())
+    now = page.locator(".slider-label")
+    expect(now.first).to_have_text("token 4", timeout=60_000)
+    rail = page.locator(".slider-rail-touch-rect").bounding_box()
+    page.mouse.click(rail["x"] + 8 + (rail["width"] - 16) * 9 / 12, rail["y"] + rail["height"] / 2)
+    expect(now.first).to_have_text("token 9", timeout=60_000)
+    heats = [one for one in figure.data if one.type == "heatmap"]
+    pairs = [(0, 0), (0, 2), (2, 0), (2, 2)]
+    assert max(read(page, "model", "x")) == pytest.approx(0.25)
+    assert page.locator(".x4y4 .scatterlayer text").all_text_contents()[0] == "␣word3"
+    for (layer, head), heat in zip(pairs, heats, strict=True):
+        for query, key in ((9, 3), (6, 6)):
+            said = told(page, heat, query, key)
+            assert f"layer {layer} · head {head}" in said
+            weight, score = said.replace("−", "-").rpartition("weight ")[2].split("score ")
+            assert float(weight) == pytest.approx(float(trace.attention(layer, head)[query, key]), rel=1e-3)
+            assert float(score) == pytest.approx(float(trace.scores(layer, head)[query, key]), rel=1e-3)
+    page.click(".updatemenu-button >> text=scores")
+    expect(page.locator(".gtitle")).to_contain_text("scores before softmax", timeout=60_000)
+    ticks = [float(one.replace("−", "-")) for one in page.locator(".cbcoloraxis2 .cbaxis text").all_text_contents()]
+    assert min(ticks) >= figure.layout.coloraxis2.cmin - 1e-6
+    assert max(ticks) <= figure.layout.coloraxis2.cmax + 1e-6
+    assert page.locator(".layer-below image, .imagelayer image").count() == 5
+    page.click(".updatemenu-button >> text=fast")
+    expect(now.first).to_have_text("token 12", timeout=60_000)
+    page.wait_for_function(
+        """() => document.querySelector(".x4y4 .scatterlayer text")?.textContent === "␣word6" """, timeout=60_000
+    )
+    # Nothing is left to be uncovered.
+    bottom = max(value for value in read(page, "rows to come", "y") if value is not None)
+    assert bottom <= heats[-1].y0 + 12.6
+    page.close()
+    assert complaints == []
