@@ -94,7 +94,7 @@ def find(study: Study) -> Found:
     for measure, into in (("token_surprise", surprise), ("lookback_ratio", lookback)):
         sample = read_sample(study, measure, by="decoding", cells=False)
         for group in sample.groups:
-            found = means(sample, group)
+            found = means(group)
             into[group.name] = float(found.mean[0]), float(found.low[0]), float(found.high[0])
     pair = (GREEDY, SAMPLED)
     return Found(

@@ -118,11 +118,11 @@ def find(study: Study) -> list[Found]:
     for kind, (measure, chosen_on) in KINDS.items():
         where = {"kind": chosen_on, "half": 0}
         choosing = read_sample(study, measure, where=where)
-        place = int(np.nanargmax(means(choosing, choosing.groups[0]).mean))
+        place = int(np.nanargmax(means(choosing.groups[0]).mean))
         head = (choosing.cells[place][0], choosing.cells[place][1])
         fresh = read_sample(study, measure, where=where | {"half": 1})
         other = read_sample(study, measure, where={"kind": "text" if chosen_on == "repeated" else "repeated"})
-        corrected = means(fresh, fresh.groups[0], level=1 - 0.05 / len(fresh.cells))
+        corrected = means(fresh.groups[0], level=1 - 0.05 / len(fresh.cells))
         many = int((corrected.low > 0.5).sum())
         found.append(Found(kind, head, _at(fresh, head), _at(other, head), many))
     return found
@@ -130,7 +130,7 @@ def find(study: Study) -> list[Found]:
 
 def _at(sample: Sample, head: tuple[int, int]) -> tuple[float, float, float]:
     group: Group = sample.groups[0]
-    summary: Means = means(sample, group)
+    summary: Means = means(group)
     place = sample.cells.index(head)
     return float(summary.mean[place]), float(summary.low[place]), float(summary.high[place])
 
