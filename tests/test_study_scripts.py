@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from gentrace.studies import open_study
+from gentrace.views.study_tables import Group
 from scripts.studies import decoding, facts, heads
 from scripts.studies.capitals import CAPITALS
 
@@ -30,6 +31,8 @@ def test_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert found[kind].fresh[0] == pytest.approx(fresh[column].mean())
         low, high = found[kind].fresh[1:]
         assert fresh[column].min() - 1e-9 <= low <= found[kind].fresh[0] <= high <= fresh[column].max() + 1e-9
+        # Of three texts no test can say anything at 0.05.
+        assert found[kind].many == 0
         rest = frame[(frame["kind"] == other) & (frame["layer"] == chosen[0]) & (frame["head"] == chosen[1])]
         assert found[kind].other[0] == pytest.approx(rest[column].mean())
         assert f"strongest {kind} head: {chosen[0]}.{chosen[1]}" in said
@@ -41,6 +44,14 @@ def test_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # The story model's planted head and one of its induction heads, which tests/demo finds in another way.
     assert found["previous-token"].fresh[0] > 0.9
     assert found["induction"].fresh[0] > 0.8
+
+
+def test_heads_that_are_clearly_of_a_kind() -> None:
+    rng = np.random.default_rng(0)
+    values = np.column_stack([0.5 + 0.1 * rng.random(12), 0.5 + 0.1 * rng.standard_normal(12), np.full(12, np.nan)])
+    p = stats.wilcoxon(values[:, 0] - 0.5, alternative="greater").pvalue
+    assert p * 3 < 0.05
+    assert heads.clearly(Group("", tuple("abcdefghijkl"), values)) == 1
 
 
 def test_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,6 +68,16 @@ def test_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             for _, part in tokens[tokens["decoding"] == setting].groupby("prompt_id", observed=True)
         ]
         assert found.slopes[setting][0] == pytest.approx(np.mean(lines), rel=1e-4)
+    slopes = {
+        setting: [
+            np.polyfit(np.arange(12), -part.sort_values("position")["logprob"], 1)[0]
+            for _, part in tokens[tokens["decoding"] == setting].groupby("prompt_id", observed=True)
+        ]
+        for setting in ("greedy", "sample")
+    }
+    apart = np.subtract(slopes["greedy"], slopes["sample"])
+    assert found.slope_difference[0] == pytest.approx(apart.mean(), rel=1e-4)
+    assert apart.min() <= found.slope_difference[1] <= found.slope_difference[2] <= apart.max()
     assert found.difference.difference[0] == pytest.approx((means["greedy"] - means["sample"]).mean(), rel=1e-5)
     assert found.difference.p[0] == pytest.approx(stats.wilcoxon(means["greedy"], means["sample"]).pvalue)
     frame = study.heads()
@@ -92,6 +113,7 @@ def test_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             if city is not None
         )
         assert found.followed[str(condition)] == (followed, 6)
+    assert found.fewer[0] - found.fewer[1] == found.right[facts.NONE][0] - found.right[facts.MISLEADING][0]
     frame = study.heads(condition=[facts.MISLEADING, facts.OTHER])
     pairs = frame.pivot_table("city_attention", ["layer", "head", "country"], "condition", observed=True)
     change = pairs[facts.MISLEADING] - pairs[facts.OTHER]

@@ -64,8 +64,11 @@ def surprise_correlation(
 
     Raises:
         AttentionUnavailable: If a layer was not recorded.
-        MeasureError: If the measure is unknown or has no "query" axis, or an argument makes no sense.
+        MeasureError: If the measure is unknown or has no "query" axis, its rows are an encoder's and predict
+            nothing, or an argument makes no sense.
     """
+    if options.get("kind") == "encoder":
+        raise MeasureError("correlating with surprise", "an encoder's rows predict no token", "use self or cross")
     found = evaluate(trace, measure, **options)
     cells, target = _aligned(found, token_surprise(trace))
     size = block if block is not None else max(1, round(cells.shape[1] ** (1 / 3)))

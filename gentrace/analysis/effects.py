@@ -17,6 +17,7 @@ from gentrace.analysis.resampling import Plan, draws, percentile_interval, resam
 from gentrace.analysis.statistics import (
     Estimate,
     adjusted,
+    cells_at_a_time,
     check_alike,
     mean_of,
     stack,
@@ -101,21 +102,54 @@ def contrast(
         raise MeasureError(
             "contrasting pairs", f"{len(ours)} and {len(theirs)} traces", "give the same number, in the same order"
         )
-    plan = Plan(level, resamples, seed)
+    figures = cell_contrast(ours, theirs, paired=paired, plan=Plan(level, resamples, seed))
+    return with_statistics(like, [*first, *second], figures, CONTRAST, f"{like.unit}; d, δ and p without unit")
+
+
+def cell_contrast(first: Array, second: Array, *, paired: bool, plan: Plan) -> tuple[Array, ...]:
+    """The figures of `contrast`, of plain numbers: some cells at a time, so that many units need little more memory.
+
+    Args:
+        first: ``[unit, cell]``; NaN where a unit says nothing.
+        second: ``[unit, cell]``; of the same units in the same order if paired.
+        paired: Whether they are.
+        plan: How to resample.
+
+    Returns:
+        Those of `CONTRAST`, each ``[cell]``.
+    """
+    parts = [
+        _contrasted(first[:, some], second[:, some], plan, paired=paired)
+        for some in cells_at_a_time(len(first) + len(second), first.shape[1])
+    ]
+    figures = [np.concatenate(found) for found in zip(*parts, strict=True)]
+    return (*figures, adjusted(figures[-1]))
+
+
+def _contrasted(ours: Array, theirs: Array, plan: Plan, *, paired: bool) -> tuple[Array, ...]:
+    """The figures but for the last."""
     if paired:
         ours, theirs = np.where(np.isnan(theirs), np.nan, ours), np.where(np.isnan(ours), np.nan, theirs)
         found = resampled(sums_of(ours - theirs), mean_of, plan)
     else:
         found = resampled(sums_of(ours), mean_of, plan)
         found = found - resampled(sums_of(theirs), mean_of, replace(plan, seed=plan.seed + 1))
-    low, high = percentile_interval(found, level)
-    cells = range(ours.shape[1])
-    pairs = [(_known(ours[:, cell]), _known(theirs[:, cell])) for cell in cells]
+    low, high = percentile_interval(found, plan.level)
+    pairs = [(_known(ours[:, cell]), _known(theirs[:, cell])) for cell in range(ours.shape[1])]
     means = np.array([_mean(a) - _mean(b) for a, b in pairs])
+    d = np.array([float(_cohen(_once(a), _once(b), a, b)[0]) for a, b in pairs])
+    delta = np.array([_dominance(a, b) for a, b in pairs])
     p = np.array([_p_value(a, b, paired) for a, b in pairs])
-    effects = [np.array([float(effect(_once(a), _once(b), a, b)[0]) for a, b in pairs]) for effect in (_cohen, _cliff)]
-    figures = (means, low, high, *effects, p, adjusted(p))
-    return with_statistics(like, [*first, *second], figures, CONTRAST, f"{like.unit}; d, δ and p without unit")
+    return means, low, high, d, delta, p
+
+
+def _dominance(first: Array, second: Array) -> float:
+    """Cliff's δ by ranks, which needs no table of all pairs."""
+    if not len(first) or not len(second):
+        return float("nan")
+    order = np.sort(second)
+    less, most = np.searchsorted(order, first, "left"), np.searchsorted(order, first, "right")
+    return float((less.sum() - (len(second) - most).sum()) / (len(first) * len(second)))
 
 
 def _known(values: Array) -> Array:

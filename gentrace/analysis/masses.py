@@ -84,6 +84,7 @@ def lookback_ratio(
     a head that looks everywhere alike gets 1/2 however long the parts are. New tokens are those from
     ``prompt_length`` up to and with the row's own. The row that predicts the first generated token is the prompt's
     last; it has no new token to look at, so that it and all before it are NaN. So are rows that give nothing to both.
+    Tokens that a sliding window hides count as tokens of weight 0.
 
     Args:
         trace: The trace.

@@ -2,7 +2,8 @@
 
 Each pattern says for every row which keys it expects. A mass is the weight that a head gives to them, row by row:
 NaN in rows for which the pattern expects no key. A score is the mean of the masses over rows. Row p is token p looking
-back; ids decide what is the same token, and an unknown id (−1) is like no other.
+back; ids decide what is the same token, and an unknown id (−1) is like no other. A key that a sliding window hides from
+a row is expected all the same, and its weight is 0.
 """
 
 from collections.abc import Callable, Sequence

@@ -14,6 +14,8 @@ from gentrace.analysis.errors import MeasureError
 from gentrace.analysis.measure import Array, Measure
 from gentrace.analysis.resampling import Plan, bca_interval, resampled
 
+BLOCK = 2**21
+"""Numbers of units and cells that are resampled together."""
 MEAN = ("mean", "low", "high", "count")
 """What `summarize` gives for each cell."""
 
@@ -84,8 +86,34 @@ def summarize(measures: Sequence[Measure], *, level: float = 0.95, resamples: in
         MeasureError: If there are none, or their axes or labels differ.
     """
     stacked, like = stack(measures)
-    figures = _means(stacked, Plan(level, resamples, seed))
+    figures = cell_means(stacked, level=level, resamples=resamples, seed=seed)
     return with_statistics(like, measures, figures, MEAN, like.unit)
+
+
+def cell_means(
+    values: Array, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[Array, Array, Array, Array]:
+    """What `summarize` says, of plain numbers: some cells at a time, so that many units need little more memory.
+
+    Args:
+        values: ``[unit, cell]``; NaN where a unit says nothing.
+        level: Coverage.
+        resamples: How many resamples to draw; all cells share them.
+        seed: Where the random numbers begin.
+
+    Returns:
+        Mean, low, high and count, each ``[cell]``.
+    """
+    plan = Plan(level, resamples, seed)
+    parts = [_means(values[:, some], plan) for some in cells_at_a_time(*values.shape)]
+    mean, low, high, count = (np.concatenate(figures) for figures in zip(*parts, strict=True))
+    return mean, low, high, count
+
+
+def cells_at_a_time(units: int, cells: int) -> list[slice]:
+    """All cells, as many together as fit into `BLOCK` numbers; one empty slice if there are none."""
+    most = max(1, BLOCK // max(1, units))
+    return [slice(start, start + most) for start in range(0, max(cells, 1), most)]
 
 
 def adjusted(p: Array) -> Array:

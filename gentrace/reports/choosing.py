@@ -14,6 +14,7 @@ from gentrace.analysis import Measure, evaluate, measures
 from gentrace.errors import GentraceError, ViewError
 from gentrace.explorer.plan import BUDGET
 from gentrace.studies import Study
+from gentrace.studies.measuring import summed_up
 from gentrace.trace.trace import Trace
 from gentrace.views.study_tables import read_sample
 
@@ -149,7 +150,7 @@ def _rows(study: Study, trace: Trace, column: str) -> Measure | None:
             if name not in known:
                 return None
             try:
-                found: Measure = evaluate(trace, name, **spec.options)
+                found = summed_up(evaluate(trace, name, **spec.options), trace.tokens.prompt_length)
             except GentraceError:
                 return None
             label = column.removeprefix(spec.column).removeprefix(".")

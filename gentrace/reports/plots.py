@@ -11,7 +11,7 @@ from typing import Any
 from gentrace.errors import ViewError
 from gentrace.studies import Study
 from gentrace.views import by_step, contrast, distribution, head_map
-from gentrace.views.study_tables import group_name
+from gentrace.views.study_sums import group_name
 
 ASIDE = (".low", ".high", ".p", ".p_adjusted", ".count")
 """Columns that say how sure another one is."""

@@ -62,7 +62,7 @@ def heads_table(
                 sample = read_sample(study, measure, units=units, where={"model": model})
             except ViewError:
                 continue
-            found.append((measure, sample, means(sample, sample.groups[0], level)))
+            found.append((measure, sample, means(sample.groups[0], level)))
     if not found:
         return ""
     cells = sorted({cell for _, sample, _ in found for cell in sample.cells})

@@ -4,6 +4,10 @@ A table has one row per generation, token or head. What has a layer and a head g
 or positions it is averaged there, and kept step by step if that is asked for. What has only positions or queries goes
 to the tokens, at the position that it is said of or that looks. One number goes to the generations. Names along "span"
 and "statistic" become columns of their own, such as ``span_mass.prompt``.
+
+Two axes more than a table has are summed up first. Where keys stand beside queries, as in rollout, flow and
+value-weighted attention, a row says what the prompt and what was generated get in all, such as
+``attention_rollout.prompt``. Where heads stand beside heads, a head's value is its mean distance from all others.
 """
 
 import hashlib
@@ -17,6 +21,8 @@ from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from gentrace.analysis import Measure, MeasureError, evaluate, find
 from gentrace.analysis.measure import Label
@@ -144,7 +150,39 @@ def measure(trace: Trace, ready: ReadyMeasure, *, steps: bool) -> list[Measured]
         Exception: Whatever the function raises.
     """
     found = evaluate(trace, ready.function, **ready.spec.options)
+    if ready.spec.options.get("kind", "self") == "self":
+        found = summed_up(found, trace.tokens.prompt_length)
     return columns_of(found, ready.spec.column, {info.index: info.heads for info in trace.layers}, steps=steps)
+
+
+def summed_up(found: Measure, prompt: int) -> Measure:
+    """A measure without the axes that a table has no room for; any other is left as it is.
+
+    Args:
+        found: The measure.
+        prompt: How many keys are the prompt's.
+
+    Returns:
+        Of keys beside queries the sums over the prompt and over what was generated, along "span"; of heads beside heads
+        each one's mean over the others, ``[layer, head]``.
+    """
+    axes, labels = found.axes, found.coordinates
+    if axes == ("layer", "head", "other_layer", "other_head"):
+        count = len(labels["layer"]) * len(labels["head"])
+        square = found.values.reshape(count, count).copy()
+        np.fill_diagonal(square, np.nan)
+        others = ~np.isnan(square)
+        total, number = np.where(others, square, 0.0).sum(1), others.sum(1)
+        mean = np.divide(total, number, out=np.full(count, np.nan), where=number > 0)
+        kept = {axis: labels[axis] for axis in ("layer", "head")}
+        return replace(found, values=mean.reshape(found.values.shape[:2]), axes=("layer", "head"), coordinates=kept)
+    if "query" not in axes or axes[-1] != "key":
+        return found
+    given = np.array(labels["key"], dtype=np.int64) < prompt
+    unknown = np.isnan(found.values).any(-1)
+    parts = [np.where(unknown, np.nan, found.values[..., some].sum(-1)) for some in (given, ~given)]
+    kept = {**{axis: labels[axis] for axis in axes[:-1]}, "span": ("prompt", "generated")}
+    return replace(found, values=np.stack(parts, -1), axes=(*axes[:-1], "span"), coordinates=kept)
 
 
 def columns_of(found: Measure, name: str, heads: Mapping[int, int], *, steps: bool) -> list[Measured]:

@@ -5,6 +5,7 @@ in a folder is executed by reading it.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,8 +83,9 @@ class Study:
                 self._planned.setdefault(digest[:SHORT], digest)
         finished = folder.finished()
         found = (folder.record(digest) for name, digest in self._planned.items() if name in finished)
-        self.records: tuple[Record, ...] = tuple(record for record in found if record is not None)
-        """The finished batches, in the plan's order."""
+        same: dict[str, dict[str, str]] = {}
+        self.records: tuple[Record, ...] = tuple(_slim(record, same) for record in found if record is not None)
+        """The finished batches, in the plan's order; of their ingredients only what tells their rows apart."""
 
     def __repr__(self) -> str:
         done = f"{len(self.records)} of {len(self._planned)} batches"
@@ -242,9 +244,12 @@ class Study:
         Raises:
             StudyError: If there is no such table or column.
         """
-        for batch in self._scanner(table, columns, where).to_batches():
+        # With threads, pyarrow reads on without a bound while a piece is worked on.
+        scanner = self._scanner(table, columns, where, use_threads=False, fragment_readahead=1, batch_readahead=2)
+        repeated = self._repeated(scanner.projected_schema)
+        for batch in scanner.to_batches():
             if len(batch):
-                yield batch.to_pandas()
+                yield _encoded(batch, repeated).to_pandas()
 
     def trace(self, generation: int | str) -> Trace:
         """A generation's trace.
@@ -316,13 +321,16 @@ class Study:
     def _column(self, name: str) -> list[Any]:
         return self._plan.column(name).to_pylist()
 
-    def _scanner(self, table: str, columns: Sequence[str] | None, where: dict[str, Filter]) -> ds.Scanner:
+    def _scanner(
+        self, table: str, columns: Sequence[str] | None, where: dict[str, Filter], **options: Any
+    ) -> ds.Scanner:
         found = self.dataset(table)
         known = found.schema.names
         for name in (*(columns or ()), *where):
             if name not in known:
                 raise StudyError(f"reading {table}", f"there is no column {name!r}", f"there are {', '.join(known)}")
-        return found.scanner(columns=None if columns is None else list(columns), filter=expression_of(where))
+        read = None if columns is None else list(columns)
+        return found.scanner(columns=read, filter=expression_of(where), **options)
 
     def _frame(
         self, table: str, columns: Sequence[str] | None, where: dict[str, Filter], also: str | None = None
@@ -330,13 +338,23 @@ class Study:
         """A table as pandas, in the plan's order; what says whose a row is becomes categories, which are small."""
         read = columns if columns is None or also is None or also in columns else [also, *columns]
         scanner = self._scanner(table, read, where)
-        schema = scanner.projected_schema
-        repeated = [
-            name for name in (*WHOSE, *self.factors) if name in schema.names and schema.field(name).type == pa.string()
-        ]
+        repeated = self._repeated(scanner.projected_schema)
         batches = [_encoded(batch, repeated) for batch in scanner.to_batches() if len(batch)]
         found = pa.Table.from_batches(batches).unify_dictionaries() if batches else scanner.to_table()
         return found.to_pandas()
+
+    def _repeated(self, schema: pa.Schema) -> list[str]:
+        """The columns that say whose a row is, as text."""
+        known = [name for name in (*WHOSE, *self.factors) if name in schema.names]
+        return [name for name in known if schema.field(name).type == pa.string()]
+
+
+def _slim(record: Record, same: dict[str, dict[str, str]]) -> Record:
+    """A record without its prompts and versions, which many batches would fill the memory with."""
+    kept = {name: record.ingredients[name] for name in ("decoding", "seed")}
+    kept["model"] = {"name": record.ingredients["model"]["name"]}
+    files = [replace(file, columns=same.setdefault(repr(file.columns), file.columns)) for file in record.files]
+    return replace(record, ingredients=kept, files=tuple(files))
 
 
 def _encoded(batch: pa.RecordBatch, repeated: Sequence[str]) -> pa.RecordBatch:

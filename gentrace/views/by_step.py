@@ -70,7 +70,7 @@ def by_step(
 
 
 def _lines(sample: Sample, group: Group, colour: str, level: float, by: str | None) -> list[go.Scatter]:
-    found = means(sample, group, level)
+    found = means(group, level)
     drawn = found.count >= LEAST
     steps = np.array([cell[0] for cell in sample.cells])[drawn]
     mean, low, high, count = (values[drawn] for values in (found.mean, found.low, found.high, found.count))

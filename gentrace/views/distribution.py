@@ -104,7 +104,7 @@ def _box(group: Group, place: int, colour: str, *, points: bool) -> go.Box:
 
 
 def _mean(sample: Sample, group: Group, place: int, level: float, colours: theme.Theme) -> go.Scatter:
-    found = means(sample, group, level)
+    found = means(group, level)
     mean, low, high = float(found.mean[0]), float(found.low[0]), float(found.high[0])
     text = (
         f"<b>{escape(group.name)}</b><br>mean {number(mean)} {escape(sample.unit)}<br>{number(low)} … {number(high)}: "

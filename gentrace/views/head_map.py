@@ -42,7 +42,7 @@ def head_map(
     if sample.table != "heads":
         change = f"use views.distribution(study, {measure!r}) or views.by_step"
         raise ViewError(f"drawing a map of heads of {measure}", f"it belongs to {sample.table}", change)
-    found = means(sample, sample.groups[0], level)
+    found = means(sample.groups[0], level)
     colours = theme.DARK if dark else theme.LIGHT
     count = len(sample.groups[0].units)
     named = interval_name(level, sample.several, count)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from gentrace import analysis
+from gentrace.analysis.effects import cell_contrast
+from gentrace.analysis.resampling import Plan
 from gentrace.errors import ViewError
-from gentrace.views.study_tables import Group, Sample, Tables, Where, measures_of, read_sample
+from gentrace.views.study_tables import Group, Sample, Tables, Where, read_sample
 
 PAIRED = "Wilcoxon signed-rank test over pairs"
 UNPAIRED = "Mann–Whitney U test"
@@ -102,10 +103,7 @@ def read_contrast(
     both = Sample(
         sample.study, measure, sample.unit, sample.table, sample.each, sample.cells, (first, second)
     )  # fmt: skip
-    found = analysis.contrast(measures_of(both, first), measures_of(both, second), paired=paired, level=level)
-    figures = [
-        found.select(statistic=name).values for name in ("difference", "low", "high", "d", "delta", "p", "p_adjusted")
-    ]
+    figures = cell_contrast(first.values, second.values, paired=paired, plan=Plan(level=level))
     return Difference(both, factor, paired, level, *figures)
 
 

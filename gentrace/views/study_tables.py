@@ -2,18 +2,19 @@
 
 A view does not know who made a study, and asks only for what `Tables` names. A unit is what is independent: by default
 a prompt, whose generations with other seeds or settings are averaged first. Tables are read piece by piece, so that a
-study may be larger than the memory; what is kept is one number for each generation and cell.
+study may be larger than the memory; what is kept is one number for each unit, group and cell.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64
 
-from gentrace.analysis import Measure, summarize
+from gentrace.analysis.statistics import cell_means
 from gentrace.errors import ViewError
+from gentrace.views.study_sums import Array, Cell, Places, Sums, members_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,15 +30,10 @@ BUILT_IN = {
     "prompt_tokens": ("generations", "tokens", False),
 }
 """Columns that every study has and that can be shown like a measure: table, unit, step by step."""
-MERGE = 1_000_000
-"""Rows of partial sums after which they are put together."""
-
 Where: TypeAlias = Mapping[str, Any] | None
 """Column → a value, a list of values, or a ``(low, high)`` tuple, as `gentrace.open_study(…).heads` takes them."""
 Frame: TypeAlias = Any
 """A pandas frame or series, whose types are too loose to be checked."""
-Cell: TypeAlias = tuple[int, ...]
-"""``(layer, head)``, ``(step,)``, or ``()`` for a measure that has one number a unit."""
 
 
 class Tables(Protocol):
@@ -154,8 +150,8 @@ def read_sample(
     table, unit, _ = find_measure(study, measure)
     apart = cells and table == "heads"
     own = ["layer", "head"] if apart else []
-    frame = _means_of(study, table, measure, own, by, units, where)
-    return _sample(study, measure, unit, table, units, own, frame)
+    found = _values_of(study, table, measure, own, by, units, where)
+    return Sample(str(study.manifest["name"]), measure, unit, table, units, *found)
 
 
 def read_steps(
@@ -180,24 +176,13 @@ def read_steps(
     if table == "generations" or (table == "heads" and not stepwise):
         seen = "it has one number a generation" if table == "generations" else "only means over the text were kept"
         raise ViewError(f"showing {measure} step by step", seen, "run the study with keep.steps = true")
-    frame: Frame = study.generations(["generation", "prompt_tokens"])
-    begins: Frame = frame.set_index("generation")["prompt_tokens"]
-    steps = _token_steps if table == "tokens" else _head_steps
-    frame = _means_of(study, table, measure, ["step"], by, units, where, lambda piece: steps(piece, measure, begins))
-    return _sample(study, measure, unit, table, units, ["step"], frame)
+    found = _values_of(study, table, measure, ["step"], by, units, where)
+    return Sample(str(study.manifest["name"]), measure, unit, table, units, *found)
 
 
-def means(sample: Sample, group: Group, level: float = 0.95) -> Means:
+def means(group: Group, level: float = 0.95) -> Means:
     """The mean of each cell over units, with a bootstrap interval (BCa, Efron 1987)."""
-    found = summarize(measures_of(sample, group), level=level)
-    mean, low, high, count = (found.select(statistic=name).values for name in ("mean", "low", "high", "count"))
-    return Means(mean, low, high, count)
-
-
-def measures_of(sample: Sample, group: Group) -> list[Measure]:
-    """A measure for each unit, over cells by number."""
-    numbers = tuple(range(len(sample.cells)))
-    return [Measure(sample.measure, row, ("cell",), sample.unit, {"cell": numbers}) for row in group.values]
+    return Means(*cell_means(group.values, level=level))
 
 
 def grid(cells: Sequence[Cell], values: Float64[np.ndarray, " cell"]) -> tuple[list[int], list[int], np.ndarray]:
@@ -217,7 +202,7 @@ def number(value: float) -> str:
     return shown.replace("-", "−")
 
 
-def _means_of(
+def _values_of(
     study: Tables,
     table: str,
     measure: str,
@@ -225,11 +210,11 @@ def _means_of(
     by: str | None,
     units: str,
     where: Where,
-    unfold: Any = None,
-) -> Frame:
+) -> tuple[tuple[Cell, ...], tuple[Group, ...]]:
     """The mean of each unit, group and cell; first of each generation, so that a long text counts no more than a short.
 
-    Columns: ``unit``, ``group`` as text, those of ``own``, ``value``.
+    The tables are read once, piece by piece; in memory are a row of sums for each unit and group, and for each
+    generation only where its own rows must be averaged first.
     """
     attempted = f"showing {measure} of the study {study.manifest['name']}"
     asked = dict(where or {})
@@ -238,94 +223,46 @@ def _means_of(
     if table == "heads" and len(study.manifest["spec"]["models"]) > 1 and "model" not in asked and "layer" in own:
         names = ", ".join(model["name"] for model in study.manifest["spec"]["models"])
         raise ViewError(attempted, f"it has heads of {names}", 'choose one with where={"model": …}')
-    known = {*WHOSE, *study.factors}
-    wanted = [column for column in dict.fromkeys((units, *([by] if by else []))) if column != "generation"]
-    joined = [column for column in wanted if column not in known] if table != "generations" else []
-    told: Frame = study.generations(["generation", *joined]).set_index("generation") if joined else None
     steps = own == ["step"]
-    value = f"{measure}.steps" if steps and table == "heads" else measure
-    read = ["generation", *(column for column in wanted if column not in joined), value]
-    read += ["position"] if steps and table == "tokens" else [] if steps else own
-    keys = ["generation", *wanted, *own]
-
-    def pieces() -> Iterator[Frame]:
-        for piece in study.batches(table, list(dict.fromkeys(read)), **asked):
-            found: Frame = piece if told is None else piece.join(told, on="generation")
-            yield unfold(found) if unfold is not None else found
-
-    frame: Frame = _averaged(pieces(), keys, measure)
-    if not len(frame):
+    members = members_of(study, units, by, begins=steps)
+    series = steps and table == "heads"
+    read = ["generation", f"{measure}.steps" if series else measure, *(["position"] if steps else own)]
+    if series:
+        read.remove("position")
+    # With cells of its own, a generation has one row a cell, and its mean is the row itself.
+    own_rows = bool(own) and not series
+    sums = Sums(len(members.units) if own_rows else len(members.row))
+    for piece in study.batches(table, read, **asked):
+        which = members.places(piece["generation"])
+        values: Frame = piece[read[1]]
+        if series:
+            which, step, numbers = _head_steps(values, which, members.begins)
+        else:
+            numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+            step = piece["position"].to_numpy() - members.begins[which] if steps else None
+        cells = step[:, None] if step is not None else piece[own].to_numpy(dtype=np.int64)
+        known = (members.row[which] >= 0) & ~np.isnan(numbers)
+        rows = members.row[which] if own_rows else which
+        sums.add(rows[known], cells[known], numbers[known])
+    if not own_rows:
+        sums = sums.folded(members.row, len(members.units))
+    if not len(sums.places):
         raise ViewError(attempted, "no row fits, or the measure is known for none", "look at failures(), or ask wider")
-    again = [*wanted, *own] if units != "generation" else keys
-    frame = frame.groupby(again, sort=True)["value"].mean().reset_index()
-    frame["unit"] = frame[units].astype(str)
-    frame["group"] = [group_name(value) for value in frame[by]] if by else ""
-    return frame
-
-
-def group_name(value: Any) -> str:
-    """A group's value as text; whole numbers without a point."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _averaged(pieces: Iterable[Frame], keys: list[str], value: str) -> Frame:
-    """Means over rows with the same keys, of any number of pieces."""
-    import pandas as pd
-
-    parts: list[Frame] = []
-    for piece in pieces:
-        known = piece[piece[value].notna()]
-        parts.append(known.groupby(keys, sort=False, observed=True)[value].agg(["sum", "count"]))
-        if sum(map(len, parts)) > MERGE:
-            parts = [_added(parts, keys)]
-    if not parts:
-        return pd.DataFrame(columns=[*keys, "value"])
-    total = _added(parts, keys)
-    return (total["sum"] / total["count"]).rename("value").reset_index()
-
-
-def _added(parts: list[Frame], keys: list[str]) -> Frame:
-    """Partial sums and counts put together."""
-    import pandas as pd
-
-    both: Frame = pd.concat(parts)
-    return both.groupby(level=keys, sort=False).sum()
-
-
-def _token_steps(piece: Frame, measure: str, begins: Frame) -> Frame:
-    return piece.assign(step=piece["position"].to_numpy() - begins.loc[piece["generation"]].to_numpy())
-
-
-def _head_steps(piece: Frame, measure: str, begins: Frame) -> Frame:
-    """One row a head and step, of rows with the values of all positions."""
-    kept = piece[piece[f"{measure}.steps"].notna()]
-    first = begins.loc[kept["generation"]].to_numpy() - 1
-    series = [values[start:] for values, start in zip(kept[f"{measure}.steps"], first, strict=True)]
-    found = kept.drop(columns=f"{measure}.steps").loc[kept.index.repeat([len(values) for values in series])]
-    found["step"] = np.concatenate([np.arange(len(values)) for values in series]) if series else []
-    found[measure] = np.concatenate(series).astype(np.float64) if series else []
-    return found
-
-
-def _sample(study: Tables, measure: str, unit: str, table: str, each: str, own: list[str], frame: Frame) -> Sample:
-    order = frame[own].astype(int).drop_duplicates().sort_values(own) if own else frame[own]
-    cells: list[Cell] = [tuple(row) for row in order.to_numpy().tolist()] if own else [()]
-    numbered = order.assign(place=np.arange(len(order)))
-    column = frame[own].astype(int).merge(numbered, on=own, how="left")["place"].to_numpy() if own else 0
-    frame = frame.assign(place=column)
+    cells, values, used = sums.means()
     groups: list[Group] = []
-    for name, part in frame.groupby("group", sort=False):
-        units, row = np.unique(part["unit"].to_numpy(dtype=str), return_inverse=True)
-        values = np.full((len(units), len(cells)), np.nan)
-        values[row, part["place"].to_numpy()] = part["value"].to_numpy()
-        groups.append(Group(str(name), tuple(units.tolist()), values))
-    groups.sort(key=lambda group: _natural(group.name))
-    return Sample(str(study.manifest["name"]), measure, unit, table, each, tuple(cells), tuple(groups))
+    for name, rows in members.groups:
+        some = np.flatnonzero(used[rows.start : rows.stop]) + rows.start
+        if len(some):
+            part = values[rows.start : rows.stop] if len(some) == len(rows) else values[some]
+            groups.append(Group(name, tuple(members.units[place] for place in some), part))
+    return cells, tuple(groups)
 
 
-def _natural(name: str) -> tuple[int, float, str]:
-    """Numbers in their order, then words in theirs."""
-    try:
-        return 0, float(name), name
-    except ValueError:
-        return 1, 0.0, name
+def _head_steps(values: Frame, which: Places, begins: Places) -> tuple[Places, Places, Array]:
+    """Generation, step and value of each step, of rows with the values of all positions."""
+    kept = np.flatnonzero(values.notna().to_numpy())
+    series = [values.iloc[place][max(begins[which[place]] - 1, 0) :] for place in kept]
+    counts = [len(one) for one in series]
+    step = np.concatenate([np.arange(count) for count in counts]) if series else np.zeros(0, np.int64)
+    found = np.concatenate(series).astype(np.float64) if series else np.zeros(0)
+    return np.repeat(which[kept], counts), step, found

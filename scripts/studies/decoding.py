@@ -55,6 +55,8 @@ class Found:
     """Setting → mean surprise of a generated token in nats, and its interval."""
     slopes: dict[str, tuple[float, float, float]]
     """Setting → change of surprise per token along the text, the mean of the prompts' slopes."""
+    slope_difference: tuple[float, float, float]
+    """Of the two slopes of a prompt, greedy − sampled; the mean over prompts."""
     difference: Difference
     """Of surprise, greedy − sampled, in pairs."""
     lookback: dict[str, tuple[float, float, float]]
@@ -87,24 +89,35 @@ def find(study: Study) -> Found:
     surprise, slopes, lookback = {}, {}, {}
     along = read_steps(study, "token_surprise", by="decoding")
     steps = np.array([cell[0] for cell in along.cells], dtype=np.float64)
+    lines: dict[str, dict[str, float]] = {}
     for group in along.groups:
-        lines = [np.polyfit(steps[known], row[known], 1)[0] for row in group.values for known in [np.isfinite(row)]]
-        mean = analysis.mean_interval(lines)
-        slopes[group.name] = mean.value, mean.low, mean.high
+        lines[group.name] = {
+            unit: float(np.polyfit(steps[known], row[known], 1)[0])
+            for unit, row in zip(group.units, group.values, strict=True)
+            for known in [np.isfinite(row)]
+        }
+        slopes[group.name] = _mean(list(lines[group.name].values()))
+    pairs = [lines[GREEDY][unit] - slope for unit, slope in lines[SAMPLED].items() if unit in lines[GREEDY]]
     for measure, into in (("token_surprise", surprise), ("lookback_ratio", lookback)):
         sample = read_sample(study, measure, by="decoding", cells=False)
         for group in sample.groups:
-            found = means(sample, group)
+            found = means(group)
             into[group.name] = float(found.mean[0]), float(found.low[0]), float(found.high[0])
     pair = (GREEDY, SAMPLED)
     return Found(
         surprise,
         slopes,
+        _mean(pairs),
         read_contrast(study, "token_surprise", "decoding", pair),
         lookback,
         read_contrast(study, "lookback_ratio", "decoding", pair, cells=False),
         read_contrast(study, "lookback_ratio", "decoding", pair),
     )
+
+
+def _mean(values: list[float]) -> tuple[float, float, float]:
+    mean = analysis.mean_interval(values)
+    return mean.value, mean.low, mean.high
 
 
 def tell(found: Found) -> str:
@@ -118,14 +131,15 @@ def tell(found: Found) -> str:
         + f"; {GREEDY} − {SAMPLED} = {interval(one.difference[0], one.low[0], one.high[0], 'nats')}, Cliff's δ "
         f"{number(one.delta[0])}, p = {number(one.p[0])} ({one.test})",
         "its change along the text: "
-        + ", ".join(f"{name} {interval(*values, 'nats a token')}" for name, values in found.slopes.items()),
+        + ", ".join(f"{name} {interval(*values, 'nats a token')}" for name, values in found.slopes.items())
+        + f"; {GREEDY} − {SAMPLED} = {interval(*found.slope_difference, 'nats a token')}",
         "look-back ratio, mean over heads: "
         + ", ".join(f"{name} {interval(*values)}" for name, values in found.lookback.items())
         + f"; difference {interval(all_heads.difference[0], all_heads.low[0], all_heads.high[0])}, p = "
         f"{number(all_heads.p[0])} ({all_heads.test})",
         f"of {len(clear)} heads, {more} look back more and {less} less when decoding is greedy (p ≤ 0.05 after "
         "correction for the number of heads, Benjamini–Hochberg)",
-        "[…]: 95 % intervals; of means BCa, of differences percentile bootstrap over prompts",
+        "[…]: 95 % intervals over prompts; of means and of slopes BCa, of other differences percentile bootstrap",
     ]
     return "\n".join(lines)
 

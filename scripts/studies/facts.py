@@ -18,6 +18,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np  # noqa: E402
+from scipy.stats import binomtest  # noqa: E402
 
 from gentrace.errors import ViewError  # noqa: E402
 from gentrace.studies import Study  # noqa: E402
@@ -39,6 +40,9 @@ class Found:
     """Condition → answers with the true capital, and questions."""
     followed: dict[str, tuple[int, int]]
     """Condition → answers with the sentence's city, and questions."""
+    fewer: tuple[int, int, float]
+    """Countries whose true capital was said without context only, after the misleading sentence only, and the p of
+    McNemar's exact test between these."""
     relevant: Difference
     """Attention to the city, misleading − other country, in pairs of the same country."""
     answered: Difference | None
@@ -71,11 +75,15 @@ def specification(asked: Options) -> dict[str, Any]:
 
 def find(study: Study) -> Found:
     """Count answers, compare heads."""
-    generations = study.generations(["condition", "answers_capital", "answers_context"])
+    generations = study.generations(["condition", "country", "answers_capital", "answers_context"])
     right, followed = {}, {}
     for condition, rows in generations.groupby("condition", observed=True):
         right[str(condition)] = int(rows["answers_capital"].sum()), len(rows)
         followed[str(condition)] = int(rows["answers_context"].sum()), int(rows["answers_context"].notna().sum())
+    answers = generations.pivot_table("answers_capital", "country", "condition", observed=True)
+    lost = int((answers[NONE] > answers[MISLEADING]).sum())
+    won = int((answers[NONE] < answers[MISLEADING]).sum())
+    p = float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
     relevant = read_contrast(study, "city_attention", "condition", (MISLEADING, OTHER), units="country")
     try:
         answered = read_contrast(
@@ -83,14 +91,16 @@ def find(study: Study) -> Found:
         )
     except ViewError:
         answered = None
-    return Found(right, followed, relevant, answered)
+    return Found(right, followed, (lost, won, p), relevant, answered)
 
 
 def tell(found: Found) -> str:
     """The finding in words."""
     lines = [
         f"the true capital: without context {share(*found.right[NONE])}, after a misleading sentence "
-        f"{share(*found.right[MISLEADING])}, after the same about another country {share(*found.right[OTHER])}",
+        f"{share(*found.right[MISLEADING])}, after the same about another country {share(*found.right[OTHER])}; "
+        f"the misleading sentence took it from {found.fewer[0]} countries and gave it to {found.fewer[1]}, p = "
+        f"{number(found.fewer[2])} (McNemar’s exact test over countries)",
         f"the sentence's city: after a misleading sentence {share(*found.followed[MISLEADING])}, after the same about "
         f"another country {share(*found.followed[OTHER])}",
         f"attention to the city, when the sentence is about the country asked for: {_heads(found.relevant)}",

@@ -215,3 +215,9 @@ def test_what_does_not_fit_is_refused() -> None:
         pooled_surprise_correlation([measure], [])
     with pytest.raises(MeasureError, match="the same heads of each trace"):
         pooled_surprise_correlation([measure, measure.select(head=[0])], [token_surprise(trace)] * 2)
+
+
+def test_rows_of_an_encoder_predict_nothing() -> None:
+    trace = made_trace({0: random_weights(1, 6)}, kind="encoder", encoder_tokens=made_tokens(6))
+    with pytest.raises(MeasureError, match="an encoder's rows predict no token"):
+        surprise_correlation(trace, kind="encoder")
