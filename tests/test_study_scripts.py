@@ -35,7 +35,7 @@ def test_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert found[kind].many == 0
         rest = frame[(frame["kind"] == other) & (frame["layer"] == chosen[0]) & (frame["head"] == chosen[1])]
         assert found[kind].other[0] == pytest.approx(rest[column].mean())
-        assert f"strongest {kind} head: {chosen[0]}.{chosen[1]}" in said
+        assert f"strongest {kind} head: layer {chosen[0]} head {chosen[1]}, " in said
     # Random words are one token each and stand twice.
     for name in study.generations().query("kind == 'repeated'").index:
         tokens = study.trace(int(name)).tokens

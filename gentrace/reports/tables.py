@@ -86,8 +86,8 @@ def heads_table(
     names = [f"{name}{f' ({sample.unit})' if sample.unit else ''}" for name, sample, _ in found]
     many = max(len(sample.groups[0].units) for _, sample, _ in found)
     caption = (
-        f"{model}: mean over {many} {found[0][1].several}; small: {level:.0%} interval of each cell alone, BCa "
-        f"bootstrap over {found[0][1].several}"
+        f"{model}, a row a head, named layer.head: mean over {many} {found[0][1].several}; small: "
+        f"{level:.0%} interval of each cell alone, BCa bootstrap over {found[0][1].several}"
     )
     return table(["head", *names], rows, sortable=True, caption=caption)
 

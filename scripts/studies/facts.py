@@ -123,7 +123,7 @@ def _heads(one: Difference) -> str:
     more, less = (int((clear & (side * one.difference > 0)).sum()) for side in (1, -1))
     order = np.argsort(-np.where(clear, one.difference, -np.inf))[:STRONGEST]
     names = [
-        f"{one.sample.cells[place][0]}.{one.sample.cells[place][1]} by "
+        f"layer {one.sample.cells[place][0]} head {one.sample.cells[place][1]} by "
         + interval(one.difference[place], one.low[place], one.high[place])
         for place in order
         if clear[place] and one.difference[place] > 0

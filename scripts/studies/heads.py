@@ -152,9 +152,9 @@ def tell(found: list[Found], heads: int) -> str:
         other = "repeated random words" if chosen_on == "text" else "ordinary text"
         own = "ordinary text" if chosen_on == "text" else "repeated random words"
         lines.append(
-            f"strongest {one.kind} head: {one.head[0]}.{one.head[1]}, {measure} {interval(*one.fresh)} on {own} that "
-            f"had no part in choosing it, {interval(*one.other)} on {other}; {one.many} of {heads} heads are clearly "
-            f"above one half"
+            f"strongest {one.kind} head: layer {one.head[0]} head {one.head[1]}, {measure} {interval(*one.fresh)} on "
+            f"{own} that had no part in choosing it, {interval(*one.other)} on {other}; {one.many} of {heads} heads are "
+            f"clearly above one half"
         )
     lines.append(
         "[…]: 95 % interval, BCa bootstrap over texts; “clearly”: p ≤ 0.05 by a one-sided Wilcoxon signed-rank test "
