@@ -133,7 +133,7 @@ class Sums:
         The sums are turned into the means where they are, and are gone.
         """
         cells = sorted(self.places)
-        used = self.count.any(1)
+        used = np.asarray(self.count.any(1))
         with np.errstate(invalid="ignore"):
             np.divide(self.total, self.count, out=self.total)
         order = [self.places[cell] for cell in cells]

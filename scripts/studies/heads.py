@@ -153,8 +153,8 @@ def tell(found: list[Found], heads: int) -> str:
         own = "ordinary text" if chosen_on == "text" else "repeated random words"
         lines.append(
             f"strongest {one.kind} head: layer {one.head[0]} head {one.head[1]}, {measure} {interval(*one.fresh)} on "
-            f"{own} that had no part in choosing it, {interval(*one.other)} on {other}; {one.many} of {heads} heads are "
-            f"clearly above one half"
+            f"{own} that had no part in choosing it, {interval(*one.other)} on {other}; {one.many} of {heads} heads "
+            f"are clearly above one half"
         )
     lines.append(
         "[…]: 95 % interval, BCa bootstrap over texts; “clearly”: p ≤ 0.05 by a one-sided Wilcoxon signed-rank test "
