@@ -67,7 +67,7 @@ def mean_distance(
 ) -> Measure:
     """How far back each row looks: Σ a |query − key|, 0 for a token that looks at itself alone.
 
-    As in Vig & Belinkov 2019, "Analyzing the Structure of Attention in a Transformer Language Model", section 4.2, for
+    As in Vig & Belinkov 2019, "Analyzing the Structure of Attention in a Transformer Language Model", for
     one row at a time. With learned sinks the weights are divided by their sum.
 
     Args:

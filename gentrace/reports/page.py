@@ -227,7 +227,7 @@ def _assemble(title: str, body: dict[str, str], data: dict[str, Any], explorer: 
     plotly, plotly_hash = plotly_script()
     policy = (
         f"default-src 'none'; script-src {policy_hash(code)} {policy_hash(explorer_script())} {plotly_hash}; "
-        "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+        "worker-src blob:; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     )
     return Template(_asset("report.template")).substitute(
         policy=policy,

@@ -41,10 +41,10 @@ def check(trace, folder):
 
 
 def given():
-    if "ray" not in sys.modules:
+    ray = sys.modules.get("ray")
+    # Asked anything else in a process that is no worker of it, Ray begins a cluster of its own.
+    if ray is None or not ray.is_initialized():
         return {}
-    import ray
-
     assigned, left, until = ray.get_runtime_context().get_assigned_resources(), {}, time.monotonic() + 60
     # What nodes have left is told around by and by.
     while "GPU" in assigned and (left := ray.available_resources()).get("GPU") and time.monotonic() < until:
