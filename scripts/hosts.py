@@ -30,7 +30,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import gentrace  # noqa: E402
 from scripts.bench_made import FLAGS  # noqa: E402
-from scripts.peers.environment import ROOT, empty, python_of  # noqa: E402
+from scripts.peers.environment import ROOT, made, python_of  # noqa: E402
 
 WANTED = ("jupyterlab", "notebook", "marimo", "ipykernel")
 MOST = 1_000_000
@@ -265,21 +265,6 @@ def explore(frame: Frame, page: Page, checked: Checked, trace: gentrace.Trace) -
     checked.say("query · key on the neuron tab", f"{dot} ({true:.4f})", abs(dot - true) < 6e-5 * max(1.0, abs(true)))
 
 
-def make(folder: Path) -> Path:
-    """Make the environment.
-
-    Args:
-        folder: A folder that does not exist yet.
-
-    Returns:
-        Its Python.
-    """
-    python = empty(folder)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "scripts/constraints.txt")]
-    subprocess.run([*pip, *WANTED, "--editable", f"{ROOT}[notebook]"], check=True)
-    return python
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--chromium", default="/usr/bin/chromium")
@@ -289,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--make-env", type=Path, metavar="FOLDER", help="make the environment and stop")
     options: Any = parser.parse_args(arguments)
     if options.make_env:
-        print(make(options.make_env))
+        print(made(options.make_env, *WANTED, "--editable", f"{ROOT}[notebook]"))
         return 0
     python = sys.executable if options.env is None else str(python_of(options.env))
     failed = 0

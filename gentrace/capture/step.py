@@ -1,7 +1,7 @@
 """One forward of the model: the fragments that its layers show, and how they are put into the run.
 
-This is the path that every layer takes at every step: it copies two slices and appends one reference. Masks are looked
-at once per forward, not once per layer.
+This is the full path, which prefills take, and steps that do not go on like the one before. Masks are looked at once
+per forward, not once per layer.
 """
 
 from dataclasses import replace
@@ -62,7 +62,7 @@ class Step:
         self.roles: dict[int, str] = {}
         """What the models inside, by their ids, are to the recording."""
         self.followable: list[Followable] = []
-        """Attentions that were recorded row by row, as the next forward may go on with them."""
+        """Attentions that were recorded, as the next forward may go on with them."""
         self.all_rows = True
         self.may_be_reordered = False
         self.fresh = 0

@@ -29,16 +29,32 @@ def python_of(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
-def make(folder: Path) -> Path:
-    """Make the environment, gentrace from this checkout included.
+def install(python: Path, *what: str) -> None:
+    """Have an environment's pip install this, at the versions that the tests run with.
+
+    Args:
+        python: Its Python.
+        *what: Requirements, and options of ``pip install``.
+    """
+    command = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "scripts/constraints.txt")]
+    subprocess.run([*command, *what], check=True)
+
+
+def made(folder: Path, *what: str) -> Path:
+    """Make an environment, and `install` this into it.
 
     Args:
         folder: A folder that does not exist yet.
+        *what: See there.
 
     Returns:
         Its Python.
     """
     python = empty(folder)
-    command = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "scripts/constraints.txt")]
-    subprocess.run([*command, *PINS, "--editable", str(ROOT)], check=True)
+    install(python, *what)
     return python
+
+
+def make(folder: Path) -> Path:
+    """Make the peers' environment, gentrace from this checkout included."""
+    return made(folder, *PINS, "--editable", str(ROOT))

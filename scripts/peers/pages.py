@@ -17,7 +17,7 @@ import torch
 from playwright.sync_api import Browser, Error
 
 from gentrace.trace.trace import Trace
-from scripts.peers.environment import ROOT, empty, python_of
+from scripts.peers.environment import install, made, python_of
 
 PINS = ("bertviz==1.4.1", "torch==2.13.0", "ipython==9.18.1", "numpy==2.4.6")
 NPM = ("requirejs@2.3.6", "d3@5.7.0", "jquery@2.1.0")
@@ -50,19 +50,10 @@ class Opening:
 
 
 def make(folder: Path) -> Path:
-    """Make the environment.
-
-    Args:
-        folder: A folder that does not exist yet.
-
-    Returns:
-        Its Python.
-    """
-    python = empty(folder)
-    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    """Make bertviz's environment, with what its pages ask a CDN for beside it."""
     # Its other requirements are for loading models, which these two views do not.
-    subprocess.run([*pip, "--no-deps", PINS[0]], check=True)
-    subprocess.run([*pip, "--constraint", str(ROOT / "scripts/constraints.txt"), *PINS[1:]], check=True)
+    python = made(folder, "--no-deps", PINS[0])
+    install(python, *PINS[1:])
     subprocess.run(["npm", "install", "--silent", "--ignore-scripts", "--prefix", str(folder), *NPM], check=True)
     return python
 
