@@ -138,13 +138,14 @@ class Run:
         """Whether it is known how far the run may go."""
         return self.limit < UNLIMITED
 
-    def scratch_like(self, logits: Tensor) -> Tensor:
-        """float32 ``[2, row, vocab]`` to reduce ``logits [row, vocab]`` in; the same memory each time."""
-        if self.scratch is None or self.scratch.shape[2] != logits.shape[1] or self.scratch.shape[1] < len(logits):
+    def scratch_for(self, rows: int, logits: Tensor) -> Tensor:
+        """float32 ``[2, rows, vocab]`` to reduce rows of logits like these in; the same memory each time."""
+        width = logits.shape[-1]
+        if self.scratch is None or self.scratch.shape[2] != width or self.scratch.shape[1] < rows:
             # A buffer made in inference mode could not be written to outside of it.
             with torch.inference_mode(False):
-                self.scratch = torch.empty(2, *logits.shape, device=logits.device)
-        return self.scratch[:, : len(logits)]
+                self.scratch = torch.empty(2, rows, width, device=logits.device)
+        return self.scratch[:, :rows]
 
     def reserve(self, like: Tensor, start: int, name: str | None) -> Rows:
         """Make room for rows like these fragments, which begin at ``start``, within the budget.

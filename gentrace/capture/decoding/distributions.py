@@ -13,7 +13,11 @@ from gentrace.capture.run import Rejected, Run, Unread
 from gentrace.capture.step import Step
 
 READ_TOGETHER = 400_000
-"""Logits that are reduced at once: several steps of a small vocabulary, one of a large batch."""
+"""Logits that are reduced at once, so that all that is made of them stays in a processor's cache."""
+WAITING_STEPS = 16
+"""Steps that wait to be reduced in one go, since what has not run for a while runs slowly at first."""
+WAITING_MOST = 4_000_000
+"""Logits that wait at most."""
 
 
 def keep_distributions(model: nn.Module, step: Step, output: Any, generation: Generation | None, top_k: int) -> None:
@@ -139,7 +143,8 @@ def _add(
     if run.unread and (run.unread[0].scores is None, run.unread[0].sampled) != (scores is None, sampled):
         reduce_waiting(run, top_k)
     run.unread.append(Unread(position, logits, chosen, scores, sampled))
-    if len(run.unread) * logits.numel() >= READ_TOGETHER:
+    steps, size = len(run.unread), logits.numel()
+    if (steps >= WAITING_STEPS and steps * size >= READ_TOGETHER) or (steps + 1) * size > WAITING_MOST:
         reduce_waiting(run, top_k)
 
 
@@ -148,10 +153,16 @@ def reduce_waiting(run: Run, top_k: int) -> None:
     waiting, run.unread = run.unread, []
     if not waiting:
         return
+    at_once = max(1, READ_TOGETHER // waiting[0].logits.numel())
+    for start in range(0, len(waiting), at_once):
+        _reduce(run, waiting[start : start + at_once], top_k)
+
+
+def _reduce(run: Run, waiting: list[Unread], top_k: int) -> None:
+    scratch = run.scratch_for(len(waiting) * run.batch, waiting[0].logits)
+    logits = torch.cat([one.logits[:, 0] for one in waiting], out=scratch[0])
     given = [one.scores for one in waiting if one.scores is not None]
-    logits = torch.cat([one.logits for one in waiting]).squeeze(1)
-    chosen = torch.cat([one.chosen for one in waiting]).squeeze(1)
-    scratch = run.scratch_like(logits)
+    chosen = torch.cat([one.chosen[:, 0] for one in waiting])
     readout = read_out(logits, chosen, top_k, torch.cat(given) if given else None, scratch)
     if waiting[0].sampled and not given:
         readout = replace(readout, sampled_logprob=readout.logprob, top_sampled_logprobs=readout.top_logprobs)
