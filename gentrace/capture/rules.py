@@ -17,6 +17,9 @@ from gentrace.capture.layers import Placed
 from gentrace.stitch.mask import FragmentMask
 from gentrace.stitch.plan import Landing, plan_landing
 
+COLUMNS_AHEAD = 256
+"""Columns that an expected mask is made for beyond those that are needed."""
+
 
 class MaskRule:
     """The masks of all layers that are shown the same ones, one row a step."""
@@ -47,7 +50,12 @@ class MaskRule:
         """The latest of these; on an accelerator, where asking would wait for it, infinite."""
         self._from = placed.landing.query_stop
         self._key_starts: list[int] = []
-        self._columns = torch.arange(0)
+        self._expected: Tensor | None = None
+        """[batch or 1, 1, 1, column] a mask that goes on as before."""
+        self._made_for: tuple[float, torch.dtype] = (0, torch.bool)
+        """How many columns were left behind when it was made, as far as that matters, and its dtype."""
+        self._visible_stop = 0
+        """One past its last visible column, where more columns are shown than there are tokens."""
         self._odd: Placed | None = None
         self._made: dict[int, list[Placed]] = {}
 
@@ -111,19 +119,27 @@ class MaskRule:
         self.pieces, self._made = [], {}
 
     def _is_expected(self, mask: Tensor, fed: int, key_start: int) -> bool:
-        width = mask.shape[-1]
-        if width > len(self._columns):
-            self._columns = torch.arange(width + 256)
-        column = self._columns[:width]
-        visible = column >= self._first - key_start
-        if self._padded:
-            visible &= column <= fed
-        expected = visible[:, None, None]
-        if mask.dtype != torch.bool:
-            expected = torch.zeros(expected.shape, dtype=mask.dtype).masked_fill_(
-                ~expected, torch.finfo(mask.dtype).min
-            )
-        return torch.equal(expected, mask)
+        width, made_for = mask.shape[-1], (min(key_start, self._latest_start), mask.dtype)
+        expected = self._expected
+        if expected is None or made_for != self._made_for or width > expected.shape[-1] or fed < self._visible_stop:
+            expected = self._expected = self._make_expected(width + COLUMNS_AHEAD, mask.dtype, fed, key_start)
+            self._made_for, self._visible_stop = made_for, fed + 1
+        elif self._padded:
+            expected[..., self._visible_stop : fed + 1] = mask.dtype == torch.bool
+            self._visible_stop = fed + 1
+        return torch.equal(expected[..., :width], mask)
+
+    def _make_expected(self, width: int, dtype: torch.dtype, fed: int, key_start: int) -> Tensor:
+        """``[batch or 1, 1, 1, width]`` the mask of the row at ``fed``."""
+        # A mask made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False):
+            column = torch.arange(width)
+            visible = (column >= self._first - key_start)[:, None, None]
+            if self._padded:
+                visible &= column <= fed
+            if dtype == torch.bool:
+                return visible
+            return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
 
     def _close_range(self, stop: int) -> None:
         """Make the rows since the last odd one, and before ``stop``, one fragment."""
