@@ -6,7 +6,8 @@ generation under the same kernel, peers with plain generation under sdpa. Memory
 way. Prints Markdown; exits with 1 if the median of a recording passes the limit.
 
     python scripts/bench_overhead.py [--model smollm2,story] [--settings 96+64,768+32,1500+32] [--batch 1,4]
-        [--kernels sdpa,eager,static] [--peers hf,lens,nnsight] [--rounds 7] [--limit 1.03] [--device cuda]
+        [--kernels sdpa,eager,static] [--peers hf,lens,nnsight] [--rounds 7] [--seconds 30] [--limit 1.03]
+        [--device cuda]
     python scripts/bench_overhead.py --quick
     python scripts/bench_overhead.py --make-env FOLDER      # the peers' environment; then run with its Python
 
@@ -46,9 +47,19 @@ from scripts.peers import environment, recording  # noqa: E402
 from scripts.peers.case import Case, Refused, Variant, short  # noqa: E402
 
 PEERS = {"hf": "eager", "lens": "lens", "nnsight": "tracing"}
-FIGURES = ("wall, median", "spread", "CPU, median", "plain, s", "kept", "peak above plain", "one head's matrix, s")
+FIGURES = (
+    "wall, median",
+    "95 % of the median",
+    "spread",
+    "rounds",
+    "CPU, median",
+    "plain, s",
+    "kept",
+    "peak above plain",
+    "one head's matrix, s",
+)
 HEAD = ("prompt + new", "batch", "what", *FIGURES, "note")
-QUICK: dict[str, Any] = {"model": "story", "settings": "24+8", "rounds": 2, "limit": math.inf}
+QUICK: dict[str, Any] = {"model": "story", "settings": "24+8", "rounds": 2, "seconds": 0.0, "limit": math.inf}
 SAME = 1e-4
 """How far another way's matrix may be from the recorded one before the table says so."""
 
@@ -85,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(memory_of(options)))
         return 0
     packages = ("transformer-lens", "nnsight") if options.peers else ()
-    print(f"# What recording costs\n\n{machine(options.device, packages)}; {options.rounds} rounds\n")
+    print(f"# What recording costs\n\n{machine(options.device, packages)}; {options.rounds} rounds or more\n")
     medians: list[float] = []
     for name in options.model:
         for kernel in options.kernels:
@@ -108,6 +119,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--variants", default="all", help=f"all, or of {','.join(recording.NAMES)}")
     parser.add_argument("--peers", default="none", help=f"none, all, or of {','.join(PEERS)}; only beside sdpa")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=30.0, help="more rounds, if they take less than this")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--limit", type=float, default=1.03)
     parser.add_argument("--device", default="cpu")
@@ -213,7 +225,7 @@ def rows(options: argparse.Namespace, kernel: str, setting: Setting, case: Case,
                 medians.append(math.inf)
     before = graphs()
     variants = [(each.variant.name, partial(held_after, each.variant), each.variant.matrix) for each in ready]
-    found = interleaved(case.plain, variants, options.rounds, clock_of(options.device))
+    found = interleaved(case.plain, variants, options.rounds, clock_of(options.device), options.seconds)
     late = ["compiled again while it was measured"] if graphs() != before else []
     peaks = peaks_above_plain(options, kernel, setting, case.name, [each.variant for each in ready])
     for each in ready:
@@ -252,7 +264,9 @@ def measured(prepared: Prepared, pairs: Pairs, peak: str) -> list[str]:
     """The cells of a row that hold figures."""
     return [
         f"{pairs.median('wall'):.3f}",
+        pairs.certain(),
         pairs.spread(),
+        f"{len(pairs.all)}",
         f"{pairs.median('cpu'):.3f}",
         f"{pairs.median('plain'):.2f}",
         f"{prepared.kept / 1e6:.2f} MB",

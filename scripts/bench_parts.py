@@ -7,6 +7,8 @@ two plain ones and is compared with their mean, and the order of what is measure
 import datetime
 import gc
 import importlib.metadata
+import itertools
+import math
 import os
 import platform
 import statistics
@@ -56,6 +58,23 @@ class Pairs:
         walls = [pair.wall for pair in self.all]
         return f"{min(walls):.3f} … {max(walls):.3f}"
 
+    def certain(self) -> str:
+        """Between which ratios of wall seconds their median lies with 95 % certainty, if rounds are independent."""
+        walls = sorted(pair.wall for pair in self.all)
+        outside = places_outside(len(walls))
+        return f"{walls[outside]:.3f} … {walls[-1 - outside]:.3f}" if outside >= 0 else "—"
+
+
+def places_outside(count: int) -> int:
+    """How many of the sorted values at either end lie outside the 95 % interval of the median; −1 if all are too few.
+
+    The chance that at most k of ``count`` values lie below the median is that of at most k heads in as many throws.
+    """
+    tail, places = 0.0, -1
+    while (tail := tail + math.comb(count, places + 1) / 2**count) <= 0.025:
+        places += 1
+    return places
+
 
 def clock_of(device: str) -> Clock:
     """A clock that waits for the device before it starts and before it stops."""
@@ -81,6 +100,7 @@ def interleaved(
     variants: Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any] | None]],
     rounds: int,
     timed: Clock,
+    seconds: float = 0.0,
 ) -> dict[str, Pairs]:
     """Run plain, variant, plain, variant, … plain, several times.
 
@@ -89,12 +109,16 @@ def interleaved(
         variants: A name, what is measured, and what is then derived from its result (None for nothing).
         rounds: How often; each round begins with another variant.
         timed: The clock.
+        seconds: Go on for as long as this, if the rounds take less.
 
     Returns:
         For each name one pair a round.
     """
     found = {name: Pairs() for name, _, _ in variants}
-    for number in range(rounds):
+    began = time.perf_counter()
+    for number in itertools.count():
+        if number >= rounds and time.perf_counter() - began >= seconds:
+            break
         turn = number % max(len(variants), 1)
         before = timed(plain)[:2]
         for name, work, derive in (*variants[turn:], *variants[:turn]):

@@ -11,7 +11,7 @@ import torch
 
 from gentrace.demo import load
 from scripts import bench_overhead, bench_scale
-from scripts.bench_parts import bytes_held, interleaved
+from scripts.bench_parts import Pair, Pairs, bytes_held, interleaved, places_outside
 from scripts.peers import eager, recording
 from scripts.peers.case import Case, Variant, stitched
 
@@ -59,6 +59,18 @@ def test_a_run_is_compared_with_the_mean_of_its_neighbours() -> None:
     assert [pair.plain for pair in found["a"].all] == [2, 10]
     assert found["a"].median("after") == 1
     assert found["a"].median("wall") == 1.2
+
+
+def test_short_runs_are_repeated_until_there_are_enough() -> None:
+    found = interleaved(lambda: None, [("a", lambda: None, None)], 3, lambda work: (1.0, 1.0, work()), 0.02)
+    assert len(found["a"].all) > 3
+
+
+def test_the_interval_of_a_median_is_that_of_the_tables() -> None:
+    """Distribution-free 95 % intervals as in textbooks: of 6 all, of 10 the 2nd to 9th, of 20 the 6th to 15th."""
+    assert [places_outside(count) for count in (1, 5, 6, 10, 20)] == [-1, -1, 0, 1, 5]
+    pairs = Pairs([Pair(wall / 10, 1.0, 1.0, 0.0) for wall in (9, 1, 8, 2, 7, 3, 6, 4, 5, 10)])
+    assert pairs.certain() == "0.200 … 0.900"
 
 
 def test_storages_are_counted_once_and_weights_not_at_all() -> None:
