@@ -15,7 +15,7 @@ from gentrace.stitch.plan import Landing
 from gentrace.stitch.scores import ScoreRule, attend, scores_from
 
 TINY = torch.finfo(torch.float32).tiny
-SMALL = 2**17
+SMALL = 2**18
 """Bytes of keys and values up to which a layer's check may wait for others."""
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 

@@ -191,7 +191,8 @@ class Step:
             rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
             shown = self._shown(layer, call, placed, rule, rows, added)
             if shown.is_small:
-                self._unchecked.append((layer, shown))
+                # Else a few rows would keep the whole layer's output alive.
+                self._unchecked.append((layer, replace(shown, output=shown.output.clone())))
             else:
                 layer.checks.append(check_rows(shown))
 
