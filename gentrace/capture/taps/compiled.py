@@ -6,12 +6,13 @@ into outputs of the graph), and around the compiled call the lists are emptied i
 compiler trace anew for the first recording; the graphs of before are used again afterwards.
 """
 
+import contextlib
 import functools
 import inspect
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -159,7 +160,7 @@ class CompiledWatch:
                 follower.forward_begins(module, dict(zip(names, args, strict=False)) | kwargs)
             output = None
             try:
-                with self._pause():
+                with self._pause(), without_hooks(module) if whole else contextlib.nullcontext():
                     output = call(*args, **kwargs)
                     # Which modules see something does not change once a graph has run; there may be hundreds of others.
                     seeing[:] = [inner for inner in seeing or inside if inner.__dict__.get(SEEN)] or inside
@@ -186,6 +187,23 @@ class CompiledWatch:
                 kernel, query, key, value, mask, options, output = seen
                 if not self._follower.take(module, query, key, value, mask, output):
                     self._follower.see_attention(VectorCall(module, kernel, query, key, value, mask, options, output))
+
+
+@contextlib.contextmanager
+def without_hooks(module: nn.Module) -> Generator[None]:
+    """Take the recorder's hooks off a module whose whole call is watched: they would be compiled and guarded each."""
+    places: tuple[dict[int, Any], ...] = (
+        module._forward_pre_hooks,
+        module._forward_pre_hooks_with_kwargs,
+        module._forward_hooks,
+        module._forward_hooks_always_called,
+    )
+    taken = [(hooks, hooks.pop(HOOK)) for hooks in places if HOOK in hooks]
+    try:
+        yield
+    finally:
+        for hooks, hook in taken:
+            hooks[HOOK] = hook
 
 
 def fix_number(handle: RemovableHandle) -> RemovableHandle:
