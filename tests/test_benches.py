@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from gentrace.demo import load
-from scripts import bench_overhead, bench_scale
+from scripts import bench_overhead, bench_scale, bench_steps
 from scripts.bench_parts import Pair, Pairs, bytes_held, interleaved, places_outside
 from scripts.peers import eager, recording
 from scripts.peers.case import Case, Variant, stitched
@@ -71,6 +72,43 @@ def test_the_interval_of_a_median_is_that_of_the_tables() -> None:
     assert [places_outside(count) for count in (1, 5, 6, 10, 20)] == [-1, -1, 0, 1, 5]
     pairs = Pairs([Pair(wall / 10, 1.0, 1.0, 0.0) for wall in (9, 1, 8, 2, 7, 3, 6, 4, 5, 10)])
     assert pairs.certain() == "0.200 … 0.900"
+
+
+def test_two_generations_take_turns_and_their_steps_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    model, _ = load("story")
+    ids = torch.randint(100, 500, (1, 6), generator=torch.Generator().manual_seed(0))
+    pair = bench_steps.Pair(model)
+    assert all(a is b for a, b in zip(*(each.parameters() for each in pair.models.values()), strict=True))
+    rounds = bench_steps.measure(pair, ids, 4, least=2, seconds=0)
+    # Up to each of four tokens, and what comes after the last.
+    assert [len(each) for one in rounds for each in (one.plain, one.recorded)] == [5] * 4
+    assert bench_steps.main(["--model", "story", "--settings", "600+4"]) == 1
+    assert "OVER" in capsys.readouterr().out
+
+
+def test_steps_are_compared_by_their_medians() -> None:
+    """Plain steps take 1 and 2 s (medians), recorded ones a tenth more; beginning and end 0.3 and 0.1 s more."""
+    plain = [[1.0, 1.0, 2.0, 3.0], [9.0, 1.0, 2.0, 3.0], [1.0, 1.0, 9.0, 3.0]]
+    recorded = [[1.3, 1.1, 2.2, 3.1], [1.3, 1.1, 9.0, 9.0], [0.0, 1.1, 2.2, 3.1]]
+    rounds = [bench_steps.Round(a, b) for a, b in zip(plain, recorded, strict=True)]
+    assert bench_steps.figures(rounds) == pytest.approx((7.7 / 7, 1.1, 400, 7000))
+
+
+def test_turns_alternate_until_one_has_ended() -> None:
+    order: list[str] = []
+    turns = bench_steps.Turns("a", "b")
+
+    def work(name: str, times: int) -> None:
+        for number in range(times):
+            turns.wait(name)
+            order.append(name)
+            turns.over(name, ended=number == times - 1)
+
+    other = threading.Thread(target=work, args=("b", 2))
+    other.start()
+    work("a", 4)
+    other.join()
+    assert "".join(order) == "ababaa"
 
 
 def test_storages_are_counted_once_and_weights_not_at_all() -> None:
