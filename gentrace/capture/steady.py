@@ -1,9 +1,9 @@
 """The steady path: what recording does at a step of a generation that goes on like the one before.
 
 A step that decodes one token shows nothing new but a row of queries in every layer; its key lies in the cache that the
-model itself keeps. So at such a step each layer costs a comparison and one reference, and rows, masks and probabilities
-are taken down together, many steps at a time. Whatever does not go on as before is handed back to the full path, which
-reads everything anew.
+model itself keeps. So at such a step each layer costs a comparison and one reference; the queries of all layers are
+copied in one go when it ends, and rows, masks and probabilities are taken down together, many steps at a time. Whatever
+does not go on as before is handed back to the full path, which reads everything anew.
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from gentrace.capture.followed import Caches, Followable, Followed
 from gentrace.capture.layers import HOLD_BYTES, VectorLayer
 from gentrace.capture.rules import MaskRule
 from gentrace.capture.sites import Settings, Sites
+from gentrace.capture.staging import Staging, staged
 from gentrace.capture.step import Step
 from gentrace.stitch.plan import plan_landing
 from gentrace.stitch.scores import ScoreRule
@@ -41,8 +42,8 @@ class Entry:
     """What its mask has been like."""
     keeps: int
     """Rows of queries to hold before they are copied."""
-    copies: bool
-    """Whether each is copied at once, since a compiled graph writes the next one over it."""
+    overwritten: bool
+    """Whether a compiled graph may write its next results over those of now."""
 
 
 class Lane:
@@ -80,10 +81,11 @@ class Lane:
         self._first = self.fed
         self._ids: list[Tensor] = []
         self._predicts = step.run.pending is not None
-        self._copies = any(entry.copies for entry in self._wanted)
+        self._copies = any(entry.overwritten for entry in self._wanted)
         if step.run.pending is not None and self._copies:
             step.run.pending = step.run.pending[0], step.run.pending[1].clone()
         self._taken = 0
+        self._staged: list[Staging] | None = None
         self._checked: Entry | None = None
         self._shown: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         for entry in self._wanted:
@@ -137,7 +139,7 @@ class Lane:
                 return False
         elif mask is not rule.mask:
             return False
-        layer.held_queries.append(query.clone() if entry.copies else query)
+        layer.held_queries.append(query)
         layer.known = fed + 1
         self._taken += 1
         if entry is self._checked:
@@ -150,6 +152,12 @@ class Lane:
         run.stop += 1
         run.forwards += 1
         self.inputs = {}
+        whole = self._taken == len(self._wanted)
+        if whole:
+            if self._staged is None:
+                self._staged = staged((entry.layer, entry.keeps) for entry in self._wanted)
+            for staging in self._staged:
+                staging.take()
         for entry in self._wanted:
             if len(entry.layer.held_queries) >= entry.keeps:
                 entry.layer.flush(run.limit)
@@ -160,7 +168,7 @@ class Lane:
         if run.spill is not None and run.spill.is_due:
             self._hand_over()
             run.spill.commit()
-        return self._taken == len(self._wanted)
+        return whole
 
     def close(self) -> None:
         """Leave the path; what was held is in the run afterwards."""
@@ -243,5 +251,5 @@ def _entry(step: Step, shown: Followable, caches: Caches, rules: dict[int, MaskR
     if id(placed) not in rules:
         rules[id(placed)] = MaskRule(placed, shown.kernel, shown.key.shape[2], masked=shown.masked)
     keeps = max(1, min(followed.holds_rows, HOLD_BYTES // shown.row_bytes))
-    copies = followed.in_place and shown.key.device.type == "cuda"
-    return Entry(layer, followed, rules[id(placed)], keeps, copies)
+    overwritten = followed.in_place and shown.key.device.type == "cuda"
+    return Entry(layer, followed, rules[id(placed)], keeps, overwritten)
