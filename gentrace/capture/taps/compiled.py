@@ -198,7 +198,7 @@ def without_hooks(module: nn.Module) -> Generator[None]:
         module._forward_hooks,
         module._forward_hooks_always_called,
     )
-    taken = [(hooks, hooks.pop(HOOK)) for hooks in places if HOOK in hooks]
+    taken: list[tuple[dict[int, Any], Any]] = [(hooks, hooks.pop(HOOK)) for hooks in places if HOOK in hooks]
     try:
         yield
     finally:
