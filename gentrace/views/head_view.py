@@ -28,7 +28,7 @@ from gentrace.views.head_lines import (
 )
 from gentrace.views.labels import escape
 from gentrace.views.scripted import ScriptedFigure
-from gentrace.views.sheet import TITLE, sheet, short
+from gentrace.views.sheet import TITLE, pressed, sheet, short
 
 THICKEST = 0.4
 """Rows that a line of weight 1 takes."""
@@ -52,7 +52,7 @@ WHOSE = {"self": "", "cross": " · cross-attention", "encoder": " · encoder att
 class HeadViewFigure(ScriptedFigure):
     """Answers to the pointer over a token, and to a click on one."""
 
-    script = "head_view.js"
+    scripts = ("head_view.js",)
 
 
 def head_view(
@@ -127,9 +127,7 @@ def _one_layer(bundle: Bundle, first: str, colours: theme.Theme, *, menu: bool) 
     states = dict(_states(bundle, owned))
     styles = _styles(bundle, colours)
     moving = [style | move for style, move in zip(styles, states[first], strict=True)]
-    return HeadViewFigure(
-        data=[*still, *moving], layout=_layout(bundle, colours, states, first, len(still), menu=menu)
-    )
+    return HeadViewFigure(data=[*still, *moving], layout=_layout(bundle, colours, states, first, len(still), menu=menu))
 
 
 def _layer_menu(layers: Sequence[int], figures: Sequence[go.Figure], colours: theme.Theme) -> dict[str, Any]:
@@ -149,7 +147,7 @@ def _layer_menu(layers: Sequence[int], figures: Sequence[go.Figure], colours: th
     return {
         "name": "layers", "type": "dropdown", "direction": "down", "buttons": buttons, "active": 0, "x": 1,
         "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": SLIDERS - 4, "r": 8},
-        **_controls(colours),
+        **pressed(colours),
     }  # fmt: skip
 
 
@@ -180,8 +178,8 @@ def _columns(bundle: Bundle, owned: Owned, colours: theme.Theme) -> Iterator[go.
         left = side.axis == "query"
         positions = list(side.positions)
         yield go.Bar(
-            name=f"{side.axis} tokens", orientation="h", base=0 if left else 1, x=[-COLUMN if left else COLUMN] * len(positions),
-            y=positions, width=1,
+            name=f"{side.axis} tokens", orientation="h", base=0 if left else 1, y=positions, width=1,
+            x=[-COLUMN if left else COLUMN] * len(positions),
             marker={"color": "rgba(0,0,0,0)", "line": {"width": 0}}, customdata=positions, hoverinfo="text",
             hovertext=[_told(bundle, side, position, lines[position]) for position in positions], textposition="none",
             showlegend=False,
@@ -318,14 +316,8 @@ def _menu(colours: theme.Theme, each: Mapping[str, Any], first: str) -> dict[str
     return {
         "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1,
         "active": PAIRS.index(first) if first in PAIRS else 0, "yanchor": "bottom", "pad": {"b": SLIDERS - 4, "l": 8},
-        **_controls(colours),
+        **pressed(colours),
     }  # fmt: skip
-
-
-def _controls(colours: theme.Theme) -> dict[str, Any]:
-    """Plotly gives the active button a light ground of its own in any theme, so the text is black in both."""
-    ground = theme.LIGHT.card if colours is theme.LIGHT else theme.DARK.muted
-    return {"bgcolor": ground, "bordercolor": colours.line, "font": {"size": 12, "color": "#000000"}}
 
 
 def _step(moves: list[dict[str, Any]], moving: int) -> list[dict[str, Any]]:
