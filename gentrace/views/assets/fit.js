@@ -46,7 +46,9 @@ function namesThatFit() {
     // Panels side by side repeat the same names.
     const each = values.length / plot.layout.meta.panels[name[0] === "x" ? 0 : 1];
     const stride = each > 1 ? Math.ceil(READ / (cell * (values[1] - values[0]))) : 1;
-    const kept = values.map((_, place) => (place % each) % stride === 0);
+    const next = values[each] - values[0]; // from one panel to the next
+    const room = (place) => place === 0 || !((next - values[place] + values[0]) * cell < READ);
+    const kept = values.map((_, place) => (place % each) % stride === 0 && room(place % each));
     if (kept.filter(Boolean).length === axis.tickvals.length) continue;
     change[`${name}.tickvals`] = values.filter((_, place) => kept[place]);
     change[`${name}.ticktext`] = texts.filter((_, place) => kept[place]);

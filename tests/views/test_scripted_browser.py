@@ -1,0 +1,160 @@
+"""What the pointer does where a figure is HTML, read back from the browser and compared with the trace."""
+
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+from plotly import graph_objects as go
+
+from gentrace.trace.trace import Trace
+from gentrace.views import attention_grid, attention_map, head_view, model_view
+from gentrace.views.close_up import AWAY
+from tests.views.made import random_trace
+from tests.views.made_kinds import sentences
+from tests.views.test_figures_browser import point
+
+pytestmark = pytest.mark.browser
+LONG = 60_000
+LINES = """() => {
+    const plot = document.querySelector('.plotly-graph-div'), all = plot._fullData;
+    const heads = all.findIndex(one => one.type === 'bar'), last = all[all.length - 1], found = [];
+    for (let head = 0; head < heads; head++) {
+        const y = all[heads + 5 + head].y || [];
+        for (let at = 0; at + 3 < y.length; at += 5)
+            found.push([head, Math.round((y[at] + y[at + 3]) / 2), Math.round((y[at + 1] + y[at + 2]) / 2)]);
+    }
+    const numbers = Array.from(last.y || [], (y, at) => [y, last.text[at]]);
+    return {lines: found, numbers, sliders: plot.layout.sliders.map(one => one.active)};
+}"""
+
+
+def shows(page: Any, lines: set[tuple[int, int, int]]) -> dict[str, Any]:
+    """Wait until exactly these lines (head, query, key) are drawn above the others."""
+    wanted = sorted(map(list, lines))
+    order = "(a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2]"
+    same = f"wanted => JSON.stringify(({LINES})().lines.sort({order})) === JSON.stringify(wanted)"
+    page.wait_for_function(same, arg=wanted, timeout=LONG)
+    return page.evaluate(LINES)
+
+
+def lines_of(trace: Trace, layer: int, heads: range, least: float, **ends: int) -> set[tuple[int, int, int]]:
+    """Lines of one query or key, worked out from the trace."""
+    weights, count = trace.attention(layer), trace.length
+    every = ((head, query, key) for head in heads for query in range(count) for key in range(1, query + 1))
+    own = (one for one in every if ends == {name: one[1 + ("query", "key").index(name)] for name in ends})
+    return {one for one in own if weights[one] >= least}
+
+
+def test_a_token_under_the_pointer_shows_only_its_lines_and_a_click_keeps_them(shown: Any) -> None:
+    trace = random_trace(9, 4, heads=3, layers=(0, 2))
+    page = shown(head_view(trace, least=0.02))
+    assert shows(page, set())["sliders"] == [0, 0]
+    page.mouse.move(*point(page, -0.1, 6))
+    found = shows(page, lines_of(trace, 0, range(3), 0.02, query=6))
+    strongest = trace.attention(0)[:, 6].amax(0)
+    assert dict(map(tuple, found["numbers"])) == {
+        key: f"{float(strongest[key]):.2f}" for key in range(1, 7) if strongest[key] >= 0.02
+    }
+    page.mouse.move(*point(page, 1.1, 2))
+    shows(page, lines_of(trace, 0, range(3), 0.02, key=2))
+    page.mouse.click(*point(page, 1.1, 2))
+    page.mouse.move(*point(page, 0.5, 5))
+    assert shows(page, lines_of(trace, 0, range(3), 0.02, key=2))["sliders"] == [0, 3]
+    # Another layer keeps the token, and a hidden head has no lines or numbers.
+    page.click(".updatemenu-header")
+    page.click(".updatemenu-dropdown-button >> text=layer 2")
+    shows(page, lines_of(trace, 2, range(3), 0.02, key=2))
+    page.click(".legendtoggle >> nth=0")
+    found = shows(page, lines_of(trace, 2, range(1, 3), 0.02, key=2))
+    seen = trace.attention(2)[1:, :, 2].amax(0)
+    assert dict(map(tuple, found["numbers"])) == {
+        query: f"{float(seen[query]):.2f}" for query in range(2, 8) if seen[query] >= 0.02
+    }
+    page.mouse.click(*point(page, 0.5, 5))
+    assert shows(page, set())["sliders"] == [0, 0]
+
+
+def test_a_pair_of_sentences_is_minded_and_escape_releases(shown: Any) -> None:
+    page = shown(head_view(sentences(), 0, least=0.0))
+    page.click(".updatemenu-button >> text=A→B")
+    shows(page, {(head, query, key) for head in range(2) for query in (0, 1) for key in (2, 3, 4)})
+    page.mouse.click(*point(page, -0.1, 1))
+    kept = {(head, 1, key) for head in range(2) for key in (2, 3, 4)}
+    shows(page, kept)
+    page.mouse.move(*point(page, -0.1, 3))
+    shows(page, set())
+    page.mouse.move(*point(page, 0.5, 2))
+    shows(page, kept)
+    page.keyboard.press("Escape")
+    shows(page, {(head, query, key) for head in range(2) for query in (0, 1) for key in (2, 3, 4)})
+
+
+def tells(page: Any, query: int, key: int, trace: Trace, layer: int, head: int) -> None:
+    """The close-up's tooltip of a cell says what the trace holds."""
+    page.mouse.move(*point(page, AWAY + key, AWAY + query))
+    tooltip = page.locator(".hoverlayer .hovertext")
+    expect(tooltip).to_contain_text(f"query {query} ␣word{query % 7}key {key} ␣word{key % 7}", timeout=LONG)
+    text = tooltip.text_content().replace("−", "-")
+    weight, score = map(float, re.search(r"weight (\S+?)score (\S+)", text).groups())
+    assert weight == pytest.approx(float(trace.attention(layer, head)[query, key]), rel=1e-3)
+    assert score == pytest.approx(float(trace.scores(layer, head)[query, key]), rel=1e-3)
+
+
+@pytest.mark.parametrize("width", [1100, 390])
+def test_a_click_on_a_thumbnail_enlarges_it(shown: Any, width: int) -> None:
+    trace = random_trace(12, 4, heads=3, layers=(0, 4))
+    page, title = shown(model_view(trace), width), "document.querySelector('.gtitle').textContent"
+    before = page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().height")
+    expect(page.locator(".gtitle-subtitle")).to_contain_text("click one to enlarge it", timeout=LONG)
+    page.mouse.click(*point(page, 2, 1))
+    page.wait_for_function(f"{title}.includes('layer 4 · head 2')", timeout=LONG)
+    tells(page, 8, 5, trace, 4, 2)
+    tells(page, 10, 0, trace, 4, 2)
+    expect(page.locator(".updatemenu-header")).to_contain_text("layer 4 · head 2")
+    page.keyboard.press("Escape")
+    page.wait_for_function(f"{title}.includes('6 heads')", timeout=LONG)
+    page.mouse.click(*point(page, 0, 0))
+    page.wait_for_function(f"{title}.includes('layer 0 · head 0')", timeout=LONG)
+    # A click on a masked cell, where no tooltip is, returns as well.
+    page.mouse.click(*point(page, AWAY + 9, AWAY + 2))
+    page.wait_for_function(f"{title}.includes('6 heads')", timeout=LONG)
+    assert page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().height") == before
+    expect(page.locator(".updatemenu-header")).to_contain_text("every head")
+
+
+def test_the_menus_do_the_same_without_a_script(shown: Any) -> None:
+    trace = random_trace(9, 3, heads=3, layers=(0, 4))
+    page = shown(go.Figure(model_view(trace)))
+    page.mouse.click(*point(page, 0, 0))
+    page.click(".updatemenu-header")
+    page.click(".updatemenu-dropdown-button >> text=layer 4 · head 1")
+    expect(page.locator(".gtitle")).to_contain_text("layer 4 · head 1", timeout=LONG)
+    tells(page, 6, 3, trace, 4, 1)
+    page.click(".updatemenu-header")
+    page.click(".updatemenu-dropdown-button >> text=every head")
+    expect(page.locator(".gtitle")).to_contain_text("6 heads", timeout=LONG)
+
+
+def test_names_do_not_overlap_on_a_narrow_page(shown: Any) -> None:
+    boxes = """selectors => selectors.map(one => Array.from(document.querySelectorAll(one), text => {
+        const {left, right, top, bottom} = text.getBoundingClientRect();
+        return [left, right, top, bottom];
+    }))"""
+    trace = random_trace(64, 4, heads=8, layers=(0, 1))
+    for figure in (attention_grid(trace), attention_grid(trace, 0), attention_map(trace, 1, 0)):
+        page = shown(figure, 390)
+        page.wait_for_function("document.querySelector('.plotly-graph-div').layout.height < 560", timeout=LONG)
+        names = page.evaluate(boxes, [".x2tick text", ".y2tick text", ".textpoint text"])
+        assert len(names[0]) >= 8
+        assert len(names[1]) >= 2
+        for texts in names:
+            for place, one in enumerate(texts):
+                assert not any(overlap(one, other) for other in texts[place + 1 :])
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    """Whether two boxes (left, right, top, bottom) share more than the air around letters."""
+    across = min(one[1], other[1]) - max(one[0], other[0])
+    down = min(one[3], other[3]) - max(one[2], other[2])
+    return across > 2 and down > 2
