@@ -52,7 +52,7 @@ WHOSE = {"self": "", "cross": " · cross-attention", "encoder": " · encoder att
 class HeadViewFigure(ScriptedFigure):
     """Answers to the pointer over a token, and to a click on one."""
 
-    scripts = ("head_view.js",)
+    scripts = ("fit.js", "head_view.js")
 
 
 def head_view(

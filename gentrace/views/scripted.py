@@ -55,6 +55,10 @@ class ScriptedFigure(go.Figure):
 
 
 class FittingFigure(ScriptedFigure):
-    """A matrix with square cells, or several, which take no more height than a narrow page leaves them."""
+    """Minds a narrow page: the title's size, how many names can be read, the height that square cells need.
+
+    Its ``meta`` may hold ``panels``, how many repeat the names of an axis across and down, and ``inner``, the pixels of
+    all rows where the width does not matter.
+    """
 
     scripts = ("fit.js",)

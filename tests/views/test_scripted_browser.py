@@ -1,16 +1,22 @@
 """What the pointer does where a figure is HTML, read back from the browser and compared with the trace."""
 
+import copy
 import re
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 from plotly import graph_objects as go
+from plotly import io
+from plotly.io.base_renderers import ExternalRenderer
 
+from gentrace import export
 from gentrace.trace.trace import Trace
 from gentrace.views import attention_grid, attention_map, head_view, model_view
 from gentrace.views.close_up import AWAY
-from tests.views.made import random_trace
+from tests.views.made import WORSE, random_trace
 from tests.views.made_kinds import sentences
 from tests.views.test_figures_browser import point
 
@@ -121,6 +127,51 @@ def test_a_click_on_a_thumbnail_enlarges_it(shown: Any, width: int) -> None:
     page.wait_for_function(f"{title}.includes('6 heads')", timeout=LONG)
     assert page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().height") == before
     expect(page.locator(".updatemenu-header")).to_contain_text("every head")
+
+
+def test_a_page_lets_nothing_else_run(browser: Any, tmp_path: Path) -> None:
+    trace = random_trace(len(WORSE), 4, texts=WORSE, layers=(0, 1))
+    path, seen = export.page(model_view(trace, dark=True), tmp_path / "figure.html"), []
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page.on("console", lambda message: seen.append(message.text))
+    page.on("pageerror", lambda error: seen.append(str(error)))
+    page.on("request", lambda one: seen.extend([] if one.url.startswith(("file:", "data:", "blob:")) else [one.url]))
+    page.goto(path.as_uri())
+    expect(page.locator(".gtitle-subtitle")).to_contain_text("click one to enlarge it", timeout=LONG)
+    page.mouse.click(*point(page, 1, 1))
+    expect(page.locator(".gtitle")).to_contain_text("layer 1 · head 1", timeout=LONG)
+    assert page.title() == "made <by> hand · 2 layers, 4 heads"
+    assert page.evaluate("window.pwned") is None
+    assert seen == []
+    # Anything else is refused.
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.pwned = 1'}))")
+    assert page.evaluate("window.pwned") is None
+    page.close()
+
+
+def test_scripts_go_with_every_way_to_html(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kept(ExternalRenderer):
+        def __init__(self) -> None:
+            self.post_script: list[str] = []
+
+        def render(self, fig_dict: dict[str, Any]) -> None:
+            kept.extend(self.post_script)
+
+    kept: list[str] = []
+    figure = copy.deepcopy(head_view(sentences(), 0))
+    assert isinstance(figure, go.Figure)
+    own = [(files("gentrace.views") / "assets" / name).read_text("utf-8") for name in ("fit.js", "head_view.js")]
+    assert not any(mark in text for text in own for mark in ("</", "<!--"))
+    monkeypatch.setitem(io.renderers._renderers, "kept", Kept())
+    figure.show("kept", post_script="first()")
+    assert kept == [*own, "first()"]
+    # Plotly's third and fifth argument, in order.
+    written = figure.to_html(None, True, False, False, ["second()"], div_id="here")
+    for text in (*own, "second()"):
+        assert text.replace("{plot_id}", "here") in written
+    bundle = figure._repr_mimebundle_()
+    assert "text/html" not in bundle or "plotly_unhover" in bundle["text/html"]
+    assert "plotly_unhover" in figure._repr_html_()
 
 
 def test_the_menus_do_the_same_without_a_script(shown: Any) -> None:

@@ -14,7 +14,8 @@ plot.on("plotly_update", fit);
 fit();
 
 function fit() {
-  const change = { ...titleThatFits(), ...(plot.layout.meta?.inner ? { ...heightThatFits(), ...namesThatFit() } : {}) };
+  const { inner, panels } = plot.layout.meta || {};
+  const change = { ...titleThatFits(), ...(inner && heightThatFits()), ...(panels && namesThatFit()) };
   if (Object.keys(change).length) Plotly.relayout(plot, change);
 }
 
@@ -26,21 +27,21 @@ function titleThatFits() {
 }
 
 function heightThatFits() {
-  const { width, margin, yaxis } = plot._fullLayout;
+  const { margin, yaxis } = plot._fullLayout;
   if (!yaxis.scaleanchor) return {};
-  const cell = cellSize(width - margin.l - margin.r);
-  const height = Math.round(Math.max(cell * span("yaxis"), READ) + margin.t + margin.b);
+  const height = Math.round(Math.max(cellSize() * span("yaxis"), READ) + margin.t + margin.b);
   const holder = plot.parentElement;
   if (/px$/.test(holder.style.height)) holder.style.height = `${height}px`;
   return height === plot.layout.height ? {} : { height, "title.y": 1 - 44 / height };
 }
 
 function namesThatFit() {
-  const { width, margin } = plot._fullLayout;
-  const cell = cellSize(width - margin.l - margin.r);
+  const cell = cellSize();
   const change = {};
   for (const name of Object.keys(plot.layout).filter((key) => /^[xy]axis\d+$/.test(key))) {
     const axis = plot.layout[name];
+    // Others carry every name for tooltips.
+    if (axis.showticklabels === false) continue;
     if (!made.has(name)) made.set(name, { values: axis.tickvals, texts: axis.ticktext });
     const { values, texts } = made.get(name);
     // Panels side by side repeat the same names.
@@ -56,8 +57,11 @@ function namesThatFit() {
   return change;
 }
 
-function cellSize(width) {
-  return Math.min(width / span("xaxis"), plot.layout.meta.inner / span("yaxis"));
+function cellSize() {
+  const { width, margin, xaxis } = plot._fullLayout;
+  const { inner } = plot.layout.meta;
+  if (!inner) return xaxis._length / span("xaxis");
+  return Math.min((width - margin.l - margin.r) / span("xaxis"), inner / span("yaxis"));
 }
 
 function span(name) {
