@@ -44,7 +44,8 @@ def marks(shown: Sheet, colours: theme.Theme) -> list[go.Scatter]:
     lines = end_of_prompt(shown.first, colours, upper)
     for line in lines:
         for letter, side in (("x", shown.first.keys), ("y", shown.first.queries)):
-            line[letter] = [AWAY - 0.5 + _cells(shown, side, at + 0.5 - side.positions.start) for at in line[letter]]
+            ends: Any = line[letter]
+            line[letter] = [AWAY - 0.5 + _cells(shown, side, at + 0.5 - side.positions.start) for at in ends]
     # Plotly draws a pair of axes only if something is on it.
     return [*lines, go.Scatter(x=[None], y=[None], hoverinfo="skip", **upper)]
 

@@ -35,7 +35,7 @@ from gentrace.views.sheet import (
 )
 from gentrace.views.timeline import full_colour
 
-SIDE = {1: 560, 3: 360}
+SIDE = {1: 340, 3: 360}
 """Pixels of a matrix's longer side, by how many stand beside each other."""
 ANNOTATED = 1024
 """Cells of one matrix in which a number can be read."""

@@ -127,7 +127,8 @@ def read_sheet(
     # Whether the first key is set aside is seen from the first head, since a layer's heads share its mask.
     first = read_cells(trace, *pairs[0], queries, keys, kind)
     aside = sets_first_aside([first], sink)
-    block = block_for(*first.weights.shape, len(pairs))
+    rows, columns = first.weights.shape
+    block = block_for(rows, columns, len(pairs))
     every = (read_cells(trace, *pair, queries, keys, kind) for pair in pairs)
     found = tuple(_thumbnail(one, side, block, aside=aside) for one in every)
     return Sheet(first.model, kind, found, aside, first, block)

@@ -14,6 +14,7 @@ import torch
 from gentrace.errors import ViewBudgetError
 from gentrace.views import model_view
 from gentrace.views.cells import FirstKey
+from gentrace.views.close_up import AWAY
 from gentrace.views.model_view import arrange, montage
 from gentrace.views.thumbnails import pool, read_sheet
 from tests.views.made import HOSTILE, made_tokens, made_trace, random_trace
@@ -161,6 +162,10 @@ def test_many_tokens_are_pooled_and_the_axes_say_so(monkeypatch: pytest.MonkeyPa
             place = divmod(int(block.argmax()), block.shape[1])
             assert rest[row, column] == block[place]
             assert told[row, column] == scores[3 * row + place[0], 3 * column + place[1]]
+    # Three tokens were given: the first key and two thirds of a block across, a block down.
+    across, down = (one for one in figure.data if one.name == "end of prompt")
+    assert across.y == pytest.approx((AWAY + 0.5, AWAY + 0.5))
+    assert down.x == pytest.approx((AWAY + 0.5 + 2 / 3, AWAY + 0.5 + 2 / 3))
     assert "largest of 3 × 3" in layout["title.subtitle.text"]
     assert figure.layout.xaxis.ticktext[1] == "1 … 3: ␣word1 … ␣word3"
     assert figure.layout.xaxis.ticktext[0] == "0 ␣word0"
