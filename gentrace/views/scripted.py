@@ -1,9 +1,8 @@
 """Figures that answer the pointer.
 
 A figure is JSON and holds no script. Its menus and sliders therefore do all that can be done; where the figure becomes
-HTML, small scripts of this package go with it: the pointer does the same, and a
-narrow page is minded. Front ends that are handed the JSON
-alone, such as JupyterLab's own renderer, keep the menus and sliders.
+HTML, small scripts of this package go with it: the pointer does the same, and a narrow page is minded. Front ends that
+are handed the JSON alone, such as VS Code's, keep the menus and sliders.
 """
 
 import inspect
@@ -13,6 +12,9 @@ from typing import Any, ClassVar
 
 import plotly.graph_objects as go
 from plotly import io
+
+JUPYTER = "plotly_mimetype+notebook"
+"""What Plotly offers a Jupyter front end that it does not know better: JSON and HTML."""
 
 
 class ScriptedFigure(go.Figure):
@@ -31,11 +33,21 @@ class ScriptedFigure(go.Figure):
 
     def show(self, *args: Any, **more: Any) -> None:
         """As Plotly's; renderers that make HTML, such as "notebook", "iframe" and "browser", get the scripts."""
-        io.show(self, *args, **more | {"post_script": self._and_own(more.get("post_script"))})
+        if not args and "renderer" not in more and io.renderers.default == JUPYTER:
+            from IPython import display
+
+            tools: Any = display
+            tools.display(self._repr_mimebundle_(**more), raw=True)
+        else:
+            io.show(self, *args, **more | {"post_script": self._and_own(more.get("post_script"))})
 
     def _repr_mimebundle_(self, *args: Any, **more: Any) -> dict[str, Any]:
         scripts = self._and_own(more.get("post_script"))
-        return super()._repr_mimebundle_(*args, **more | {"post_script": scripts})
+        bundle: dict[str, Any] = super()._repr_mimebundle_(*args, **more | {"post_script": scripts})
+        if io.renderers.default == JUPYTER:
+            # JupyterLab takes the figure's JSON if it is offered, and would leave the scripts out.
+            del bundle["application/vnd.plotly.v1+json"]
+        return bundle
 
     def _ipython_display_(self) -> None:
         if io.renderers.render_on_display and io.renderers.default:

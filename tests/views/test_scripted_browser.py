@@ -169,9 +169,34 @@ def test_scripts_go_with_every_way_to_html(monkeypatch: pytest.MonkeyPatch) -> N
     written = figure.to_html(None, True, False, False, ["second()"], div_id="here")
     for text in (*own, "second()"):
         assert text.replace("{plot_id}", "here") in written
-    bundle = figure._repr_mimebundle_()
-    assert "text/html" not in bundle or "plotly_unhover" in bundle["text/html"]
     assert "plotly_unhover" in figure._repr_html_()
+
+
+def test_jupyter_is_given_html_that_a_browser_draws(
+    monkeypatch: pytest.MonkeyPatch, browser: Any, tmp_path: Path
+) -> None:
+    given: list[dict[str, str]] = []
+    head: list[str] = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: given.append(bundle))
+    monkeypatch.setattr("IPython.display.display_html", lambda script, raw: head.append(script))
+    before = io.renderers.default
+    io.renderers.default = "plotly_mimetype+notebook"
+    try:
+        figure = head_view(sentences(), 0, least=0.0)
+        figure._ipython_display_()
+        figure.show()
+    finally:
+        io.renderers.default = before
+    assert [set(one) for one in given] == [{"text/html"}] * 2
+    # Plotly itself is given before the first figure.
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8>{head[0]}{given[0]['text/html']}", "utf-8")
+    page = browser.new_page(viewport={"width": 900, "height": 700})
+    page.goto(path.as_uri())
+    page.wait_for_selector(".slider-group", timeout=LONG)
+    page.mouse.move(*point(page, -0.1, 3))
+    shows(page, {(head, 3, key) for head in range(2) for key in range(5)})
+    page.close()
 
 
 def test_the_menus_do_the_same_without_a_script(shown: Any) -> None:
