@@ -96,6 +96,18 @@ def test_a_pair_of_sentences_is_minded_and_escape_releases(shown: Any) -> None:
     shows(page, {(head, query, key) for head in range(2) for query in (0, 1) for key in (2, 3, 4)})
 
 
+def titled(page: Any, title: str) -> None:
+    """Wait until a picture stands, which takes its size after its title."""
+    expect(page.locator(".gtitle")).to_contain_text(title, timeout=LONG)
+    still = """() => {
+        const {height, _size} = document.querySelector('.plotly-graph-div')._fullLayout;
+        const before = window.before;
+        window.before = JSON.stringify([height, _size]);
+        return window.before === before;
+    }"""
+    page.wait_for_function(still, polling=200, timeout=LONG)
+
+
 def tells(page: Any, query: int, key: int, trace: Trace, layer: int, head: int) -> None:
     """The close-up's tooltip of a cell says what the trace holds."""
     page.mouse.move(*point(page, AWAY + key, AWAY + query))
@@ -110,21 +122,22 @@ def tells(page: Any, query: int, key: int, trace: Trace, layer: int, head: int) 
 @pytest.mark.parametrize("width", [1100, 390])
 def test_a_click_on_a_thumbnail_enlarges_it(shown: Any, width: int) -> None:
     trace = random_trace(12, 4, heads=3, layers=(0, 4))
-    page, title = shown(model_view(trace), width), "document.querySelector('.gtitle').textContent"
-    before = page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().height")
+    page = shown(model_view(trace), width)
     expect(page.locator(".gtitle-subtitle")).to_contain_text("click one to enlarge it", timeout=LONG)
+    titled(page, "6 heads")
+    before = page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().height")
     page.mouse.click(*point(page, 2, 1))
-    page.wait_for_function(f"{title}.includes('layer 4 · head 2')", timeout=LONG)
+    titled(page, "layer 4 · head 2")
     tells(page, 8, 5, trace, 4, 2)
     tells(page, 10, 0, trace, 4, 2)
     expect(page.locator(".updatemenu-header")).to_contain_text("layer 4 · head 2")
     page.keyboard.press("Escape")
-    page.wait_for_function(f"{title}.includes('6 heads')", timeout=LONG)
+    titled(page, "6 heads")
     page.mouse.click(*point(page, 0, 0))
-    page.wait_for_function(f"{title}.includes('layer 0 · head 0')", timeout=LONG)
+    titled(page, "layer 0 · head 0")
     # A click on a masked cell, where no tooltip is, returns as well.
     page.mouse.click(*point(page, AWAY + 9, AWAY + 2))
-    page.wait_for_function(f"{title}.includes('6 heads')", timeout=LONG)
+    titled(page, "6 heads")
     assert page.evaluate("document.querySelector('.main-svg').getBoundingClientRect().height") == before
     expect(page.locator(".updatemenu-header")).to_contain_text("every head")
 
@@ -205,7 +218,7 @@ def test_the_menus_do_the_same_without_a_script(shown: Any) -> None:
     page.mouse.click(*point(page, 0, 0))
     page.click(".updatemenu-header")
     page.click(".updatemenu-dropdown-button >> text=layer 4 · head 1")
-    expect(page.locator(".gtitle")).to_contain_text("layer 4 · head 1", timeout=LONG)
+    titled(page, "layer 4 · head 1")
     tells(page, 6, 3, trace, 4, 1)
     page.click(".updatemenu-header")
     page.click(".updatemenu-dropdown-button >> text=every head")
