@@ -105,6 +105,7 @@ def titled(page: Any, title: str) -> None:
         window.before = JSON.stringify([height, _size]);
         return window.before === before;
     }"""
+    page.evaluate("window.before = null")
     page.wait_for_function(still, polling=200, timeout=LONG)
 
 
