@@ -1,4 +1,4 @@
-"""ON PAPER AND IN TALKS: figures as PNG, SVG and PDF, and a replay as numbered PNGs or as a GIF."""
+"""ON PAPER AND IN TALKS: figures as PNG, SVG, PDF and HTML, and a replay as numbered PNGs or as a GIF."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gentrace.export.animation import frames, gif
     from gentrace.export.errors import ExportError
+    from gentrace.export.page import page
     from gentrace.export.still import picture
 
-__all__ = ["ExportError", "frames", "gif", "picture"]
+__all__ = ["ExportError", "frames", "gif", "page", "picture"]
 
-_HOMES = {"ExportError": "errors", "frames": "animation", "gif": "animation", "picture": "still"}
+_HOMES = {"ExportError": "errors", "frames": "animation", "gif": "animation", "page": "page", "picture": "still"}
 
 
 def __getattr__(name: str) -> Any:

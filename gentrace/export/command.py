@@ -47,7 +47,7 @@ TRACES = ("trace", "trace_a", "trace_b")
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    help="FILE.png, .svg or .pdf; .gif animates a replay.",
+    help="FILE.png, .svg or .pdf; .html still answers the pointer; .gif animates a replay.",
 )
 @click.option("--frames", is_flag=True, help="Write a replay's frames, numbered PNGs, into the folder --out.")
 @click.option("--milliseconds", type=click.IntRange(min=20), help=f"Of a GIF's frame; {PACE} if not said.")
@@ -73,6 +73,9 @@ def picture(
             raise click.UsageError("--view compare takes two traces, every other view one")
         if milliseconds and not animated:
             raise click.UsageError("--milliseconds is for a GIF: --out FILE.gif")
+        paged = not frames and out.suffix.lower() == ".html"
+        if paged and any(size.values()):
+            raise click.UsageError("a page takes the size that it is given: leave --width, --height and --scale out")
         import gentrace.views
         from gentrace import export
         from gentrace.trace.file import load
@@ -85,6 +88,8 @@ def picture(
             export.frames(figure, out, **sized)
         elif animated:
             export.gif(figure, out, **sized, milliseconds=milliseconds or PACE)
+        elif paged:
+            export.page(figure, out)
         else:
             export.picture(figure, out, **sized)
     click.echo(out.resolve())

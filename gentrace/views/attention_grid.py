@@ -29,24 +29,25 @@ from gentrace.views.cells import (
     weight_scale,
 )
 from gentrace.views.labels import thinned, tick_texts
+from gentrace.views.scripted import FittingFigure
 from gentrace.views.sheet import (
-    BAR,
-    BOTTOM,
     LEFT,
     NUMBER,
     NUMBERS,
+    OTHER,
     PLAIN,
     RIGHT,
-    TITLE,
     colour_axis,
     scale_note,
     sheet,
     short,
+    title_at,
+    told,
 )
 from gentrace.views.timeline import What
 
-GRID_CELLS = 1_250_000
-"""Cells of all panels together."""
+GRID_CELLS = 1_000_000
+"""Cells of all panels together; each is written twice, as weight and as score."""
 GRID_PANELS = 400
 """Panels that a browser draws without a pause."""
 ANNOTATED_GRID = 4096
@@ -59,6 +60,8 @@ LARGEST = 330
 """Pixels of one panel."""
 NAME = 22
 """Pixels above a panel for its name."""
+SHORT_NAMES = 6
+"""Panels side by side from which there is no room for more than numbers on a narrow page."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +76,8 @@ class Grid:
     """Whether rows are layers and columns heads; otherwise the panels of one layer, or of one head, wrap like text."""
     pixels: tuple[float, float]
     """Pixels of a cell, across and down."""
+    gap: float
+    """Pixels between panels below each other."""
 
     @property
     def rows(self) -> int:
@@ -82,8 +87,12 @@ class Grid:
     @property
     def step(self) -> tuple[float, float]:
         """Cells from one panel to the next: to the right, and downwards."""
-        gap = 6 if self.crossed else NAME
-        return self._side(1) + 8 / self.pixels[0], self._side(0) + gap / self.pixels[1]
+        return self._side(1) + 8 / self.pixels[0], self._side(0) + self.gap / self.pixels[1]
+
+    @property
+    def inside(self) -> bool:
+        """Whether names stand in the panels' upper right corner, which is empty where nobody looks ahead."""
+        return self.gap < NAME and not self.crossed
 
     @property
     def size(self) -> tuple[float, float]:
@@ -116,7 +125,7 @@ def attention_grid(
     """Heat maps of many heads: rows are layers and columns heads.
 
     One layer gives all its heads (by layer), one head gives it in every layer (by head); these wrap like text, and so
-    do all panels with numbers in their cells.
+    do all panels with numbers in their cells. A tooltip tells both tokens, weight and score.
 
     Args:
         trace: A finished trace.
@@ -149,13 +158,29 @@ def attention_grid(
         colours,
         f"{first.model}\n{_title(grid)}{titled(first.kind)}",
         scale_note(what, scale, first_aside=first_aside),
-        grid.size[1] * grid.pixels[1] + TITLE + BAR + BOTTOM + NAME,
+        0,
         coloraxis=colour_axis(scale, colours.attention),
     )
+    _make_room(layout, grid, annotate=annotate)
+    maps = _heatmaps(grid, what, colours, first_aside=first_aside, annotate=annotate)
+    return FittingFigure(data=[*maps, *marks], layout=layout | _axes(grid, square=not annotate))
+
+
+def _make_room(layout: dict[str, Any], grid: Grid, *, annotate: bool) -> None:
+    """Height, margins and, with numbers, a width."""
+    margin, inner = layout["margin"], _down(grid) * grid.pixels[1]
+    if grid.crossed:
+        margin |= {"l": 64, "b": 40}
+    layout["meta"] = {"inner": inner, "panels": [1, 1] if grid.crossed else [grid.columns, grid.rows]}
+    layout["height"] = round(inner + margin["t"] + margin["b"])
+    layout["title"]["y"] = title_at(layout["height"])
     if annotate:
         layout["width"] = max(grid.size[0] * grid.pixels[0], 260) + LEFT + RIGHT
-    maps = _heatmaps(grid, what, colours, first_aside=first_aside, annotate=annotate)
-    return go.Figure(data=[*maps, *marks], layout=layout | _axes(grid, square=not annotate))
+
+
+def _down(grid: Grid) -> float:
+    """Cells of the whole with the names over its first row, if they are not an axis'."""
+    return grid.size[1] + (0 if grid.crossed or grid.inside else NAME / grid.pixels[1])
 
 
 def read_grid(
@@ -189,13 +214,15 @@ def read_grid(
     shown_heads = [head for layer, head in pairs if layer == pairs[0][0]]
     if annotate:
         side_by_side = max(1, int(WIDTH // (len(key_side.positions) * NUMBER[0] + 8)))
-        return Grid(panels, min(side_by_side, len(pairs)), False, NUMBER)
+        return Grid(panels, min(side_by_side, len(pairs)), False, NUMBER, NAME)
     crossed = layer_count > 1 and len(shown_heads) > 1 and len(pairs) == layer_count * len(shown_heads)
     columns = len(shown_heads) if crossed else _columns(len(pairs))
     down = -(-len(pairs) // columns)
-    side = min(LARGEST, (WIDTH - 8 * columns) / columns, (HIGHEST - NAME * down) / down)
+    # Names over panels need as much on a narrow page, where all else shrinks.
+    gap = 6 if crossed else 8 if all(panel.causal for panel in panels) else 2 * NAME
+    side = min(LARGEST, (WIDTH - 8 * columns) / columns, (HIGHEST - gap * down) / down)
     longest = max(rows, len(key_side.positions))
-    return Grid(panels, columns, crossed, (max(side, 12) / longest, max(side, 12) / longest))
+    return Grid(panels, columns, crossed, (max(side, 12) / longest, max(side, 12) / longest), gap)
 
 
 def _columns(count: int) -> int:
@@ -207,32 +234,44 @@ def _heatmaps(grid: Grid, what: What, colours: theme.Theme, *, first_aside: bool
     maps = []
     for place, panel in enumerate(grid.panels):
         left, top = grid.corner(place)
-        hover = f"{panel.title}<br>query %{{y}}<br>key %{{x}}<br>{what[:-1]} %{{z:.4g}}<extra></extra>"
-        values, split = panel.values(what).numpy(), int(first_aside)
+        hover = f"{panel.title}<br>query %{{y}}<br>key %{{x}}<br>{told(what)}<extra></extra>"
+        values, other = (panel.values(one).numpy() for one in (what, OTHER[what]))
+        split = int(first_aside)
         shared: dict[str, Any] = {"name": panel.title, "dx": 1, "y0": top, "dy": 1, "hoverongaps": False}
         shared |= {"hovertemplate": hover, "showscale": False} | (NUMBERS if annotate else {})
-        maps.append(go.Heatmap(z=values[:, split:], x0=left + split, coloraxis="coloraxis", **shared))
+        seen = {"z": values[:, split:], "customdata": other[:, split:]}
+        maps.append(go.Heatmap(**seen, x0=left + split, coloraxis="coloraxis", **shared))
         if first_aside:
             grey = [[0, colours.unseen], [1, colours.unseen]]
-            maps.append(go.Heatmap(z=values[:, :1], x0=left, colorscale=grey, **shared))
+            seen = {"z": values[:, :1], "customdata": other[:, :1]}
+            maps.append(go.Heatmap(**seen, x0=left, colorscale=grey, **shared))
     return maps
 
 
 def _names(grid: Grid) -> go.Scatter:
-    """The names of the panels: of columns where rows are layers, else above each."""
-    named = range(grid.columns if grid.crossed else len(grid.panels))
+    """The names of the panels, in each one's corner or above it; where rows are layers, axes name both."""
+    # Plotly draws a pair of axes only if something is on it.
+    named = () if grid.crossed else range(len(grid.panels))
     corners = [grid.corner(place) for place in named]
-    one_layer = len({layer for panel in grid.panels for layer, _ in panel.pairs}) == 1
-    texts = []
-    for place in named:
-        layer, head = grid.panels[place].pairs[0]
-        by_head = f"layer {layer}" if _one_head(grid) else f"layer {layer} · head {head}"
-        texts.append(f"head {head}" if one_layer or grid.crossed else by_head)
-    x, y = [left - 0.5 for left, _ in corners], [top - 0.5 - 10 / grid.pixels[1] for _, top in corners]
+    columns = grid.panels[0].weights.shape[1]
+    shift = (columns - 0.5, -0.5) if grid.inside else (-0.5, -0.5 - 10 / grid.pixels[1])
     return go.Scatter(
-        name="names", mode="text", x=x, y=y, text=texts, textposition="middle right", textfont={"size": 11},
-        hoverinfo="skip", cliponaxis=False, xaxis="x2", yaxis="y2",
+        name="names", mode="text", x=[left + shift[0] for left, _ in corners] or [None],
+        y=[top + shift[1] for _, top in corners] or [None], text=[_name(grid, place) for place in named],
+        textposition="bottom left" if grid.inside else "middle right", textfont={"size": 11}, hoverinfo="skip",
+        cliponaxis=False, xaxis="x2", yaxis="y2",
     )  # fmt: skip
+
+
+def _name(grid: Grid, place: int) -> str:
+    """What tells a panel from the others."""
+    layer, head = grid.panels[place].pairs[0]
+    short_of_room = grid.columns > SHORT_NAMES
+    if grid.crossed or len({panel.pairs[0][0] for panel in grid.panels}) == 1:
+        return str(head) if short_of_room else f"head {head}"
+    if _one_head(grid):
+        return str(layer) if short_of_room else f"layer {layer}"
+    return f"layer {layer} · head {head}"
 
 
 def _unseen(grid: Grid, colours: theme.Theme) -> go.Scatter:
@@ -256,11 +295,10 @@ def _axes(grid: Grid, *, square: bool) -> dict[str, Any]:
     first, (across, down) = grid.panels[0], grid.size
     layout: dict[str, Any] = {}
     for at, (letter, side, count) in enumerate((("x", first.keys, grid.columns), ("y", first.queries, grid.rows))):
-        room = max(1, int(grid.pixels[at] * max(first.weights.shape) / 12))
+        room = max(1, int(grid.pixels[at] * len(side.positions) / 12))
         stride = grid.step[0 if letter == "x" else 1]
         last = (across if letter == "x" else down) - 0.5
-        name = NAME / grid.pixels[1]
-        limits = [-0.5, last] if letter == "x" else [last, -0.5 - name]
+        limits = [-0.5, last] if letter == "x" else [last, last - _down(grid)]
         shared: dict[str, Any] = {"range": limits}
         if square:
             shared |= {"constrain": "domain", "constraintoward": "left" if letter == "x" else "top"}
@@ -273,12 +311,13 @@ def _axes(grid: Grid, *, square: bool) -> dict[str, Any]:
         few = [] if grid.crossed else thinned(0, len(positions), room)
         ticks = [panel * stride + place for panel in range(count) for place in few]
         texts = tick_texts(short(side.labels[place]) for place in few) * count
-        if grid.crossed and letter == "y":
-            ticks = [row * stride + (len(positions) - 1) / 2 for row in range(count)]
-            texts = [f"layer {grid.panels[row * grid.columns].pairs[0][0]}" for row in range(count)]
+        if grid.crossed:
+            ticks = [place * stride + (len(positions) - 1) / 2 for place in range(count)]
+            rows = [f"layer {grid.panels[row * grid.columns].pairs[0][0]}" for row in range(grid.rows)]
+            texts = rows if letter == "y" else [_name(grid, column) for column in range(count)]
         layout[f"{letter}axis2"] = PLAIN | shared | {
             "overlaying": letter, "matches": letter, "anchor": "y2" if letter == "x" else "x2",
-            "side": "bottom" if letter == "x" else "left", "tickangle": -90 if letter == "x" else 0,
+            "side": "bottom" if letter == "x" else "left", "tickangle": 0 if grid.crossed or letter == "y" else -90,
             "tickvals": ticks, "ticktext": texts, "tickfont": {"size": 11 if grid.crossed else 10},
         }  # fmt: skip
     if square:

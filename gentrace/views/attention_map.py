@@ -27,12 +27,14 @@ from gentrace.views.cells import (
     weight_scale,
 )
 from gentrace.views.figure_step import percent
+from gentrace.views.scripted import FittingFigure
 from gentrace.views.sheet import (
     BAR,
     BOTTOM,
     LEFT,
     NUMBER,
     NUMBERS,
+    OTHER,
     RIGHT,
     TITLE,
     bounds,
@@ -41,6 +43,7 @@ from gentrace.views.sheet import (
     matrix_axes,
     scale_note,
     sheet,
+    told,
 )
 from gentrace.views.timeline import What
 
@@ -109,7 +112,7 @@ def attention_map(
     marks = [*unseen_marks(cells, colours), *end_of_prompt(cells, colours, UPPER)]
     # Plotly draws a pair of axes only if something is on it.
     anchor = go.Scatter(x=[None], y=[None], hoverinfo="skip", **UPPER)
-    return go.Figure(
+    return FittingFigure(
         data=[*heatmaps(cells, what, colours, first_aside=first_aside, annotate=annotate), *marks, anchor],
         layout=_layout(cells, what, scale, colours, first_aside=first_aside, annotate=annotate, beside=beside),
     )
@@ -126,7 +129,7 @@ def _probabilities(trace: Trace | Cells, cells: Cells) -> list[str]:
 
 def heatmaps(cells: Cells, what: What, colours: theme.Theme, *, first_aside: bool, annotate: bool) -> list[go.Heatmap]:
     """The matrix; a first key that is set aside is a grey one of its own, so that its numbers stay."""
-    values, other = cells.values(what), cells.values("scores" if what == "weights" else "weights")
+    values, other = cells.values(what), cells.values(OTHER[what])
     split = int(first_aside)
     parts = [_heatmap(cells, what, values, other, slice(split, None), colours, annotate)]
     parts[0]["coloraxis"] = "coloraxis"
@@ -183,14 +186,10 @@ def _heatmap(
     cells: Cells, what: What, values: Matrix, other: Matrix, columns: slice, colours: theme.Theme, annotate: bool
 ) -> dict[str, Any]:
     first = cells.keys.positions[columns].start
-    shown = {"weights": "%{z:.4g}", "scores": "%{customdata:.4g}"}
-    if what == "scores":
-        shown = {"weights": "%{customdata:.4g}", "scores": "%{z:.4g}"}
     part = {
         "z": values[:, columns].numpy(), "customdata": other[:, columns].numpy(),
         "x0": first, "dx": 1, "y0": cells.queries.positions.start, "dy": 1, "hoverongaps": False,
-        "hovertemplate": f"query %{{y}}<br>key %{{x}}<br>weight {shown['weights']}<br>score {shown['scores']}"
-        "<extra></extra>",
+        "hovertemplate": f"query %{{y}}<br>key %{{x}}<br>{told(what)}<extra></extra>",
     }  # fmt: skip
     if annotate:
         part |= NUMBERS
@@ -220,6 +219,7 @@ def _layout(
         scale_note(what, scale, first_aside=first_aside),
         inner + TITLE + BAR + BOTTOM,
         coloraxis=colour_axis(scale, colours.attention),
+        meta={"inner": inner, "panels": [1, 1]},
     )
     left = LEFT + (BESIDE if beside else 0)
     layout["margin"] |= {"l": left}

@@ -10,6 +10,7 @@ from gentrace.trace.trace import Trace
 from gentrace.views import theme
 from gentrace.views.cells import Cells, Span, check_size, check_word, choose_layer, read_cells, sides
 from gentrace.views.labels import escape
+from gentrace.views.scripted import FittingFigure
 from gentrace.views.sheet import TITLE, sheet
 from gentrace.views.table_sliders import ROW, WIDTH, number, read_plane, sliding_table
 from gentrace.views.timeline import choose_heads
@@ -132,7 +133,7 @@ def attention_table(
         colours, f"{cells.model}\n{cells.title}", f"{name} {_note(rows, visible, weights)}", height, width=WIDTH
     )
     layout["margin"] = {"l": 10, "r": 10, "t": TITLE + 8, "b": 12}
-    return go.Figure(data=[_table(rows, escape(name), colours)], layout=layout)
+    return FittingFigure(data=[_table(rows, escape(name), colours)], layout=layout)
 
 
 def _row(trace: Trace, layer: int, head: int, token: int | str | None, order: str, keys: Span, kind: Kind) -> Cells:

@@ -18,6 +18,7 @@ from gentrace.views import signed, theme
 from gentrace.views.cells import FirstKey, Scale, Span, check_size, check_word
 from gentrace.views.comparison import Comparison, Part, read_comparison
 from gentrace.views.labels import escape, thinned, tick_texts
+from gentrace.views.scripted import FittingFigure
 from gentrace.views.sheet import (
     BAR,
     BOTTOM,
@@ -34,7 +35,7 @@ from gentrace.views.sheet import (
 )
 from gentrace.views.timeline import full_colour
 
-SIDE = {1: 560, 3: 360}
+SIDE = {1: 340, 3: 360}
 """Pixels of a matrix's longer side, by how many stand beside each other."""
 ANNOTATED = 1024
 """Cells of one matrix in which a number can be read."""
@@ -102,7 +103,7 @@ def compare(
     most = signed.limit([compared.difference[:, compared.aside :]])
     maps: list[go.Heatmap | go.Scatter] = list(_maps(compared, names, colours, annotate=annotate))
     maps += list(_missing(compared, colours))
-    return go.Figure(data=maps, layout=_layout(compared, names, colours, scale, most, columns, annotate=annotate))
+    return FittingFigure(data=maps, layout=_layout(compared, names, colours, scale, most, columns, annotate=annotate))
 
 
 def _maps(
@@ -178,7 +179,7 @@ def _layout(
     wide = (1 - BETWEEN * (columns - 1)) / columns
     slim = {"lenmode": "fraction", "len": min(0.36, wide)}
     layout = sheet(
-        colours, compared.title, _note(compared, names), whole + TITLE + BAR + 16 + BOTTOM,
+        colours, compared.title, _note(compared, names), whole + TITLE + BAR + 16 + BOTTOM, meta={"panels": [1, 1]},
         coloraxis=colour_axis(
             scale, colours.attention, tickvals=[0, scale.high], ticktext=["0", f"{scale.high:.2g}"], **slim
         ),

@@ -1,8 +1,8 @@
 """Two columns of tokens and a line from each token to those it looks at.
 
 A line is a ribbon whose thickness is the weight, so one Plotly trace a head holds any number of strengths, and the
-legend toggles heads. A figure carries no click code. Its two sliders sweep over the tokens of either column instead:
-all other lines fade under a curtain, and the token's own are drawn above it.
+legend toggles heads. Two sliders sweep over the tokens of either column: all other lines fade under a curtain, and the
+token's own are drawn above it. In HTML a script lets the pointer do that.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,13 +27,14 @@ from gentrace.views.head_lines import (
     strongest_of,
 )
 from gentrace.views.labels import escape
-from gentrace.views.sheet import TITLE, sheet, short
+from gentrace.views.scripted import ScriptedFigure
+from gentrace.views.sheet import TITLE, pressed, sheet, short
 
 THICKEST = 0.4
 """Rows that a line of weight 1 takes."""
 ROW = (15, 22)
 """Least and most pixels of a row."""
-COLUMN = 0.26
+COLUMN = 0.3
 """Width of a column of tokens; the lines between the two take 1."""
 States: TypeAlias = Mapping[str, list[dict[str, Any]]]
 """What moves, by the name of the state."""
@@ -46,6 +47,12 @@ SLIDERS, LEGEND = 66, 70
 CHANGING = ("x", "y", "text", "textposition", "hovertext")
 """What differs between the layers of a trace's drawing."""
 WHOSE = {"self": "", "cross": " · cross-attention", "encoder": " · encoder attention"}
+
+
+class HeadViewFigure(ScriptedFigure):
+    """Answers to the pointer over a token, and to a click on one."""
+
+    scripts = ("fit.js", "head_view.js")
 
 
 def head_view(
@@ -120,7 +127,7 @@ def _one_layer(bundle: Bundle, first: str, colours: theme.Theme, *, menu: bool) 
     states = dict(_states(bundle, owned))
     styles = _styles(bundle, colours)
     moving = [style | move for style, move in zip(styles, states[first], strict=True)]
-    return go.Figure(data=[*still, *moving], layout=_layout(bundle, colours, states, first, len(still), menu=menu))
+    return HeadViewFigure(data=[*still, *moving], layout=_layout(bundle, colours, states, first, len(still), menu=menu))
 
 
 def _layer_menu(layers: Sequence[int], figures: Sequence[go.Figure], colours: theme.Theme) -> dict[str, Any]:
@@ -140,7 +147,7 @@ def _layer_menu(layers: Sequence[int], figures: Sequence[go.Figure], colours: th
     return {
         "name": "layers", "type": "dropdown", "direction": "down", "buttons": buttons, "active": 0, "x": 1,
         "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": SLIDERS - 4, "r": 8},
-        **_controls(colours),
+        **pressed(colours),
     }  # fmt: skip
 
 
@@ -166,13 +173,13 @@ def _outlines(lines: HeadLines) -> dict[str, Any]:
 
 
 def _columns(bundle: Bundle, owned: Owned, colours: theme.Theme) -> Iterator[go.Bar | go.Scatter]:
-    """The tokens: bars that a pointer can rest on, and their names."""
+    """The tokens: bars, from inside out, that a pointer can rest on; a tooltip stands at their end. And their names."""
     for side, lines in owned:
         left = side.axis == "query"
-        at = -COLUMN if left else 1.0
         positions = list(side.positions)
         yield go.Bar(
-            name=f"{side.axis} tokens", orientation="h", base=at, x=[COLUMN] * len(positions), y=positions, width=1,
+            name=f"{side.axis} tokens", orientation="h", base=0 if left else 1, y=positions, width=1,
+            x=[-COLUMN if left else COLUMN] * len(positions),
             marker={"color": "rgba(0,0,0,0)", "line": {"width": 0}}, customdata=positions, hoverinfo="text",
             hovertext=[_told(bundle, side, position, lines[position]) for position in positions], textposition="none",
             showlegend=False,
@@ -263,7 +270,7 @@ def _layout(
     rows = int(_range(bundle)[0] - _range(bundle)[1])
     inner = rows * min(max(900 / rows, ROW[0]), ROW[1])
     lines = sum(len(one.weights) for one in bundle.heads)
-    note = f"left looks at right; thickness is the weight\n{lines:,} lines, of {bundle.least:g} or more"
+    note = f"left looks at right, the thicker the more; point at a token\n{lines:,} lines, of {bundle.least:g} or more"
     note += f"; {bundle.left_out:,} weaker left out" if bundle.left_out else ""
     note += "; none to the first key" if bundle.first_aside else ""
     shown = f"head {bundle.heads[0].head}" if len(bundle.heads) == 1 else f"{len(bundle.heads)} heads"
@@ -273,6 +280,7 @@ def _layout(
     layout = sheet(colours, title, note, inner + top + LEGEND, barmode="overlay", showlegend=True)
     hidden = {"visible": False, "fixedrange": True}
     return layout | {
+        "meta": {"thickness": THICKEST, "sentences": bundle.sentences},
         "margin": {"l": 12, "r": 12, "t": top, "b": LEGEND},
         "xaxis": hidden | {"range": [-COLUMN, 1 + COLUMN]},
         "yaxis": hidden | {"range": _range(bundle)},
@@ -308,14 +316,8 @@ def _menu(colours: theme.Theme, each: Mapping[str, Any], first: str) -> dict[str
     return {
         "type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1,
         "active": PAIRS.index(first) if first in PAIRS else 0, "yanchor": "bottom", "pad": {"b": SLIDERS - 4, "l": 8},
-        **_controls(colours),
+        **pressed(colours),
     }  # fmt: skip
-
-
-def _controls(colours: theme.Theme) -> dict[str, Any]:
-    """Plotly gives the active button a light ground of its own in any theme, so the text is black in both."""
-    ground = theme.LIGHT.card if colours is theme.LIGHT else theme.DARK.muted
-    return {"bgcolor": ground, "bordercolor": colours.line, "font": {"size": 12, "color": "#000000"}}
 
 
 def _step(moves: list[dict[str, Any]], moving: int) -> list[dict[str, Any]]:

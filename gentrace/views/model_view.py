@@ -1,7 +1,7 @@
 """The whole model at a glance: every layer and head as a thumbnail.
 
 All thumbnails are one picture in the layout, under one transparent heat map with a cell for each head, which carries
-the tooltip and, as ``customdata``, layer and head for a page that wants to react to a click.
+the tooltip and, as ``customdata``, layer and head. A menu enlarges one of them; in HTML a script lets a click do that.
 """
 
 import math
@@ -15,19 +15,24 @@ import torch
 from gentrace.axes import Matrix
 from gentrace.trace.info import Kind
 from gentrace.trace.trace import Trace
-from gentrace.views import theme
-from gentrace.views.cells import FirstKey, Scale, Span, check_word
+from gentrace.views import close_up, theme
+from gentrace.views.cells import FirstKey, Scale, Span, check_word, titled
 from gentrace.views.figure_image import picture
-from gentrace.views.sheet import BAR, PLAIN, TITLE, colour_axis, colour_bar, sheet
+from gentrace.views.scripted import FittingFigure, ScriptedFigure
+from gentrace.views.sheet import BAR, PLAIN, TITLE, colour_axis, colour_bar, heading, pressed, sheet, small
 from gentrace.views.thumbnails import Sheet, read_sheet
 from gentrace.views.timeline import FULL_ROWS
 
 WIDTH = 1100
 """Pixels for which the arrangement is chosen."""
-CELL = (24, 150)
+CELL = (24, 280)
 """Least and most pixels of a thumbnail on the screen, its margin included."""
 SHAPE = 1.5
 """Width over height that the arrangement comes close to."""
+HIGHEST = 760
+"""Pixels of all thumbnails below each other, if they are not too small then."""
+ENTRIES = 600
+"""Heads that a menu can list."""
 MARGIN = 0.06
 """Part of a thumbnail's cell that stays empty on each side."""
 
@@ -59,6 +64,12 @@ class Blocks:
         return block * self.stride + head, row
 
 
+class ModelViewFigure(ScriptedFigure):
+    """Enlarges a thumbnail at a click."""
+
+    scripts = ("fit.js", "model_view.js")
+
+
 def model_view(
     trace: Trace,
     layers: int | Sequence[int] | None = None,
@@ -71,7 +82,7 @@ def model_view(
     size: int | None = None,
     dark: bool = False,
 ) -> go.Figure:
-    """Every layer and head as a thumbnail, on one colour scale.
+    """Every layer and head as a thumbnail, on one colour scale; a click or the menu enlarges one.
 
     Args:
         trace: A finished trace.
@@ -97,10 +108,13 @@ def model_view(
     blocks = arrange(len(shown.layers), shown.most_heads)
     colours = theme.DARK if dark else theme.LIGHT
     scale = _scale(shown)
-    return go.Figure(
-        data=[_hover(shown, blocks), *_names(shown, blocks, colours), colour_bar()],
-        layout=_layout(shown, blocks, scale, colours),
-    )
+    still = [_hover(shown, blocks), *_names(shown, blocks, colours), *close_up.marks(shown, colours), colour_bar()]
+    layout = _layout(shown, blocks, scale, colours)
+    if len(shown.thumbnails) > ENTRIES:
+        return FittingFigure(data=still, layout=layout)
+    large = close_up.maps(shown, colours)
+    layout["updatemenus"] = [_menu(shown, layout, colours, range(len(still), len(still) + len(large)))]
+    return ModelViewFigure(data=[*still, *large], layout=layout)
 
 
 def arrange(layers: int, heads: int) -> Blocks:
@@ -192,23 +206,27 @@ def _names(shown: Sheet, blocks: Blocks, colours: theme.Theme) -> list[go.Scatte
 
 
 def _layout(shown: Sheet, blocks: Blocks, scale: Scale, colours: theme.Theme) -> dict[str, Any]:
-    cell = min(max(WIDTH / blocks.columns, CELL[0]), CELL[1])
+    cell = min(max(min(WIDTH / blocks.columns, HIGHEST / blocks.layers), CELL[0]), CELL[1])
     aside = "; first key left out" if shown.first_aside else ""
     note = f"rows are layers, columns heads\nlargest weight per pixel, full colour from {scale.high:.2g}{aside}"
-    whose = {"self": "", "cross": " · cross-attention", "encoder": " · encoder attention"}[shown.kind]
     layers = "1 layer" if len(shown.layers) == 1 else f"{len(shown.layers)} layers"
-    title = f"{shown.model}\n{layers}, {len(shown.thumbnails)} heads{whose}"
+    title = f"{shown.model}\n{layers}, {len(shown.thumbnails)} heads{titled(shown.kind)}"
     layout = sheet(
         colours, title, note, blocks.layers * cell + TITLE + BAR + 66,
-        coloraxis=colour_axis(scale, colours.attention),
+        coloraxis=colour_axis(scale, colours.attention, len=110, nticks=3),
     )  # fmt: skip
     left, right = -0.5 - 26 / cell, blocks.columns - 0.5 + 4 / cell
     top, bottom = -0.5 - 20 / cell, blocks.layers - 0.5
-    shared = PLAIN | {"constrain": "domain", "showticklabels": False}
-    return layout | {
+    # The plane goes on to the close-up: what zooms out too far would show both.
+    shared = PLAIN | {"constrain": "domain", "showticklabels": False, "fixedrange": True}
+    near = close_up.axes(shown, colours)
+    return layout | near | {
+        "meta": {"inner": blocks.layers * cell + 26, "panels": [1, 1]},
         "margin": {"l": 16, "r": 16, "t": TITLE + BAR + 16, "b": 24},
-        "xaxis": shared | {"range": [left, right], "constraintoward": "left"},
-        "yaxis": shared | {"range": [bottom, top], "constraintoward": "top", "scaleanchor": "x"},
+        "xaxis": shared | near["xaxis"] | {"range": [left, right], "constraintoward": "left"},
+        "yaxis": shared | near["yaxis"] | {
+            "range": [bottom, top], "constraintoward": "top", "scaleanchor": "x",
+        },
         "images": [
             {
                 "source": picture(montage(shown, blocks), scale.low, scale.high, colours.attention), "xref": "x",
@@ -216,4 +234,33 @@ def _layout(shown: Sheet, blocks: Blocks, scale: Scale, colours: theme.Theme) ->
                 "sizing": "stretch", "layer": "below",
             }
         ],
+    }  # fmt: skip
+
+
+def _menu(shown: Sheet, layout: dict[str, Any], colours: theme.Theme, maps: range) -> dict[str, Any]:
+    """A menu that enlarges a head, and whose first entry returns."""
+    first, grey = shown.first, "first key grey" if shown.first_aside else ""
+    block = f"cells are the largest of {shown.block} × {shown.block}" if shown.block > 1 else ""
+    told = "; ".join(part for part in (grey, block) if part)
+    note = f"weights, full colour from {layout['coloraxis']['cmax']:.2g}\n{told}".rstrip()
+    back: dict[str, Any] = {
+        name: layout[name.partition(".")[0]][name.partition(".")[2]]
+        for name in ("xaxis.range", "yaxis.range", "yaxis.scaleanchor", "margin.l", "margin.r", "margin.b")
+    }  # fmt: skip
+    back |= close_up.WHOLE | {
+        "meta.inner": layout["meta"]["inner"],
+        "xaxis2.visible": False,
+        "yaxis2.visible": False,
+        "height": layout["height"],
+        "title.y": layout["title"]["y"],
+    }
+    back |= {"title.text": layout["title"]["text"], "title.subtitle.text": layout["title"]["subtitle"]["text"]}
+    buttons: list[dict[str, Any]] = [{"label": "every head", "method": "update", "args": [{}, back, list(maps)]}]
+    for place, one in enumerate(shown.thumbnails):
+        name = f"layer {one.layer} · head {one.head}"
+        change = close_up.in_sight(shown, heading(f"{first.model}\n{name}{titled(shown.kind)}"), small(note))
+        buttons.append({"label": name, "method": "update", "args": [close_up.state(shown, place), change, list(maps)]})
+    return {
+        "name": "heads", "type": "dropdown", "direction": "down", "buttons": buttons, "active": 0, "x": 1,
+        "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 10}, **pressed(colours),
     }  # fmt: skip

@@ -20,6 +20,7 @@ from gentrace.views import signed, theme
 from gentrace.views.cells import Span, check_word
 from gentrace.views.labels import escape, thinned, tick_texts
 from gentrace.views.neuron_terms import Neuron, Vectors, read_neuron, strongest_key
+from gentrace.views.scripted import FittingFigure
 from gentrace.views.sheet import NAMED, PLAIN, TITLE, sheet, short
 
 Rope = Literal["after", "before"]
@@ -109,7 +110,7 @@ def neuron_view(
     plan = _Plan(neuron, key, rope or "after", theme.DARK if dark else theme.LIGHT)
     maps, bars = list(_maps(plan)), _weights(plan)
     moving = [style | state for style, state in zip(_styles(plan), _state(plan, key), strict=True)]
-    return go.Figure(data=[*maps, bars, *moving], layout=_layout(plan, maps))
+    return FittingFigure(data=[*maps, bars, *moving], layout=_layout(plan, maps))
 
 
 def _maps(plan: _Plan) -> Iterator[go.Heatmap]:

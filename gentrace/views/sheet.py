@@ -28,6 +28,8 @@ NAMED = 14
 """Pixels along a side that a token's name takes."""
 SHORTEST = 11
 """Characters of a token's name beside a matrix."""
+OTHER: dict[What, What] = {"weights": "scores", "scores": "weights"}
+"""What a tooltip tells beside what the colours show."""
 PLAIN: dict[str, Any] = {"showgrid": False, "zeroline": False, "ticks": "", "tickmode": "array"}
 """What all axes leave out."""
 
@@ -42,8 +44,6 @@ def sheet(colours: theme.Theme, title: str, note: str, height: float, **more: An
         height: Pixels of the whole figure.
         more: Further parts of the layout.
     """
-    model, _, rest = escape(title).partition("\n")
-    small = escape(note).replace("\n", "<br>")
     return {
         "template": "none",
         "height": round(height),
@@ -52,10 +52,10 @@ def sheet(colours: theme.Theme, title: str, note: str, height: float, **more: An
         "plot_bgcolor": colours.paper,
         "font": {"family": theme.SANS, "color": colours.ink, "size": 12},
         "title": {
-            "text": f"<b>{model}</b> · {rest}" if rest else f"<b>{model}</b>", "font": {"size": 16},
-            "subtitle": {"text": small, "font": {"size": 12, "color": colours.muted}},
+            "text": heading(title), "font": {"size": 16},
+            "subtitle": {"text": small(note), "font": {"size": 12, "color": colours.muted}},
             "x": 0, "xanchor": "left", "pad": {"l": 16},
-            "y": 1 - 44 / height, "yanchor": "bottom", "yref": "container",
+            "y": title_at(height) if height else 1, "yanchor": "bottom", "yref": "container",
         },
         "hoverlabel": {
             "bgcolor": colours.card, "bordercolor": colours.line, "align": "left",
@@ -67,6 +67,28 @@ def sheet(colours: theme.Theme, title: str, note: str, height: float, **more: An
     } | more  # fmt: skip
 
 
+def title_at(height: float) -> float:
+    """Where a title's line stands, as part of the height; the note hangs below it."""
+    return 1 - 44 / height
+
+
+def heading(title: str) -> str:
+    """A title, escaped, with its first line set apart."""
+    model, _, rest = escape(title).partition("\n")
+    return f"<b>{model}</b> · {rest}" if rest else f"<b>{model}</b>"
+
+
+def small(note: str) -> str:
+    """A note, escaped."""
+    return escape(note).replace("\n", "<br>")
+
+
+def pressed(colours: theme.Theme) -> dict[str, Any]:
+    """How menus and buttons look: Plotly gives the active one a light ground in any theme, so the text is black."""
+    ground = theme.LIGHT.card if colours is theme.LIGHT else theme.DARK.muted
+    return {"bgcolor": ground, "bordercolor": colours.line, "font": {"size": 12, "color": "#000000"}}
+
+
 def colour_axis(scale: Scale, stops: Sequence[str], **bar: Any) -> dict[str, Any]:
     """A colour scale with a slim bar over the left end of the picture."""
     shown = {
@@ -75,6 +97,12 @@ def colour_axis(scale: Scale, stops: Sequence[str], **bar: Any) -> dict[str, Any
     }  # fmt: skip
     high = max(scale.high, scale.low + 1e-9)
     return {"cmin": scale.low, "cmax": high, "colorscale": theme.scale(tuple(stops)), "colorbar": shown | bar}
+
+
+def told(what: What) -> str:
+    """The part of a tooltip that tells weight and score, of which one is ``z`` and the other ``customdata``."""
+    shown = {what: "%{z:.4g}", OTHER[what]: "%{customdata:.4g}"}
+    return f"weight {shown['weights']}<br>score {shown['scores']}"
 
 
 def colour_bar() -> go.Scatter:

@@ -20,6 +20,7 @@ from gentrace.trace.trace import Trace
 from gentrace.views import theme
 from gentrace.views.cells import Side, Span, check_size, choose_layer, choose_pairs, read_cells, sides
 from gentrace.views.labels import tick_texts
+from gentrace.views.scripted import FittingFigure
 from gentrace.views.sheet import PLAIN, TITLE, sheet
 from gentrace.views.timeline import model_name
 
@@ -118,7 +119,7 @@ def sliding_table(plane: Plane, start: tuple[int | None, int | None], colours: t
         _place(name, wanted, known)
         for name, wanted, known in zip(("layer", "head"), start, (plane.layers, plane.heads), strict=True)
     )
-    return go.Figure(data=[*_names(plane, colours), *_numbers(plane, colours)], layout=_layout(plane, at, colours))
+    return FittingFigure(data=[*_names(plane, colours), *_numbers(plane, colours)], layout=_layout(plane, at, colours))
 
 
 def _seen(scores: Tensor) -> Tensor:

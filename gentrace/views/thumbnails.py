@@ -1,6 +1,7 @@
 """Every head as a thumbnail, as plain data: matrices pooled to a few pixels, and a few numbers about each.
 
-A pixel of a thumbnail is the largest weight beneath it: a mean would let a thin diagonal vanish in a long text.
+A pixel of a thumbnail is the largest weight beneath it: a mean would let a thin diagonal vanish in a long text. Beside
+it stands what a click shows: weights and scores themselves, or those of blocks where there are too many.
 """
 
 import math
@@ -31,6 +32,8 @@ SIZES = (16, 64)
 """Least and most pixels of a thumbnail's side."""
 LONGEST = 4096
 """Tokens along a side: every head's matrix is computed once."""
+CLOSE_CELLS = 500_000
+"""Cells of all close-ups together; a weight and a score are written for each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +55,11 @@ class Thumbnail:
     """Mean weight on the token itself; NaN outside of self-attention."""
     entropy: float
     """Mean entropy of the rows, in nats."""
+    close: Matrix
+    """[query, key] weights for a close-up, of blocks the largest, but for a first key set aside; NaN where no query
+    could look."""
+    scores: Matrix
+    """[query, key] their scores."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +74,10 @@ class Sheet:
     """Layer by layer."""
     first_aside: bool
     """Whether the first key is left out of pixels."""
+    first: Cells
+    """The first head's matrices, whose tokens are those of all."""
+    block: int
+    """Tokens along a side of a close-up's cell: 1 where nothing had to be pooled."""
 
     @property
     def layers(self) -> list[int]:
@@ -115,8 +127,11 @@ def read_sheet(
     # Whether the first key is set aside is seen from the first head, since a layer's heads share its mask.
     first = read_cells(trace, *pairs[0], queries, keys, kind)
     aside = sets_first_aside([first], sink)
-    found = tuple(_thumbnail(read_cells(trace, *pair, queries, keys, kind), side, aside=aside) for pair in pairs)
-    return Sheet(first.model, kind, found, aside)
+    rows, columns = first.weights.shape
+    block = block_for(rows, columns, len(pairs))
+    every = (read_cells(trace, *pair, queries, keys, kind) for pair in pairs)
+    found = tuple(_thumbnail(one, side, block, aside=aside) for one in every)
+    return Sheet(first.model, kind, found, aside, first, block)
 
 
 def pool(values: Matrix, size: int) -> Matrix:
@@ -126,11 +141,38 @@ def pool(values: Matrix, size: int) -> Matrix:
     return pooled.where(pooled >= 0, torch.nan)
 
 
-def _thumbnail(cells: Cells, size: int, *, aside: bool) -> Thumbnail:
+def block_for(rows: int, columns: int, heads: int) -> int:
+    """The least side of a block with which all close-ups together are small enough."""
+    block = 1
+    while heads * math.ceil(rows / block) * (1 + math.ceil((columns - 1) / block)) > CLOSE_CELLS:
+        block += 1
+    return block
+
+
+def close_up(cells: Cells, block: int, *, aside: bool) -> tuple[Matrix, Matrix]:
+    """Weights and scores of blocks: the largest weight beneath, and its score; a first key set aside stays apart."""
+    weights, scores = cells.values("weights"), cells.values("scores")
+    if block == 1:
+        return weights, scores
+    parts = [slice(0, 1), slice(1, None)] if aside else [slice(None)]
+    found = [_largest(weights[:, part], scores[:, part], block) for part in parts]
+    return torch.cat([one for one, _ in found], 1), torch.cat([one for _, one in found], 1)
+
+
+def _largest(weights: Matrix, scores: Matrix, block: int) -> tuple[Matrix, Matrix]:
+    kernel = min(block, weights.shape[0]), min(block, weights.shape[1])
+    weights = weights.nan_to_num(nan=-1.0)[None]
+    largest, places = F.max_pool2d(weights, kernel, kernel, ceil_mode=True, return_indices=True)
+    seen = largest[0] >= 0
+    return largest[0].where(seen, torch.nan), scores.flatten()[places[0]].where(seen, torch.nan)
+
+
+def _thumbnail(cells: Cells, size: int, block: int, *, aside: bool) -> Thumbnail:
     (layer, head), weights = cells.pairs[0], cells.weights
     entropy = -(weights * weights.clamp(min=1e-12).log()).sum(-1)
     distance = torch.tensor(cells.queries.positions)[:, None] - torch.tensor(cells.keys.positions)
     own_text = cells.kind != "cross"
+    close, scores = close_up(cells, block, aside=aside)
     return Thumbnail(
         layer=layer,
         head=head,
@@ -139,6 +181,8 @@ def _thumbnail(cells: Cells, size: int, *, aside: bool) -> Thumbnail:
         previous=_mean(weights[distance == 1]) if own_text else math.nan,
         itself=_mean(weights[distance == 0]) if own_text else math.nan,
         entropy=_mean(entropy),
+        close=close,
+        scores=scores,
     )
 
 

@@ -18,6 +18,7 @@ from gentrace.views import theme
 from gentrace.views.cells import Scale, Span, check_size, check_word, choose_positions
 from gentrace.views.figure_step import percent
 from gentrace.views.labels import LONGEST, escape, label, width, wrapped
+from gentrace.views.scripted import FittingFigure
 from gentrace.views.sheet import BAR, PLAIN, TITLE, colour_axis, colour_bar, sheet
 from gentrace.views.timeline import model_name
 
@@ -97,7 +98,7 @@ def token_strip(
     scale = strip_scale(placed, by)
     colours = theme.DARK if dark else theme.LIGHT
     boxes, letters = _boxes(tokens, placed, by, scale, colours), _letters(placed, by, scale, colours)
-    return go.Figure(
+    return FittingFigure(
         data=[boxes, _underline(placed, colours), letters, colour_bar()],
         layout=_layout(model_name(trace), placed, by, scale, columns, colours),
     )

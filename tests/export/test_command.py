@@ -31,7 +31,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Figures that would have been drawn, and how."""
     found: list[Any] = []
-    for name in ("picture", "gif", "frames"):
+    for name in ("picture", "gif", "frames", "page"):
         monkeypatch.setattr(
             export, name, lambda figure, out, name=name, **size: found.append((name, figure, out, size)), raising=False
         )
@@ -103,6 +103,14 @@ def test_what_is_wrong_is_one_line(path: Path, arguments: tuple[object, ...], me
     assert len(lines) == 1, result.stderr
     assert message in lines[0]
     assert not Path("a.png").exists()
+
+
+def test_a_page_has_the_size_of_its_window(path: Path, drawn: list[Any]) -> None:
+    assert call(path, "--layer", "0", "--out", "a.html").exit_code == 0
+    assert [(name, out, size) for name, _, out, size in drawn] == [("page", Path("a.html"), {})]
+    refused = call(path, "--layer", "0", "--out", "a.html", "--width", "300")
+    assert refused.exit_code == 1
+    assert "a page takes the size" in refused.output
 
 
 def test_no_such_trace(tmp_path: Path) -> None:

@@ -22,11 +22,13 @@ from gentrace.trace.decoding import Beams, BeamStep, Draft
 from gentrace.trace.trace import Trace
 from gentrace.views import attention_map, replay
 from gentrace.views.labels import label
-from tests.views.made import WORSE, random_trace
+from tests.views.made import HOSTILE, WORSE, random_trace
 from tests.views.made_kinds import translator
 
 pytestmark = pytest.mark.browser
 STAYS, LAST = 120, 700
+SHOWN = (*HOSTILE, *WORSE[-25:])
+"""As many as have room on an axis."""
 READ = """
 async (url) => {
     const image = new Image();
@@ -75,7 +77,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def hostile() -> Trace:
-    return random_trace(len(WORSE), len(WORSE) - 4, texts=WORSE)
+    return random_trace(len(SHOWN), len(SHOWN) - 4, texts=SHOWN)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +155,7 @@ def test_the_text_of_an_svg_and_a_pdf_is_the_tokens(stills: dict[str, Path]) -> 
     source = stills[".svg"].read_text("utf-8")
     drawn = [element for element in ElementTree.fromstring(source).iter() if element.tag.endswith("}text")]
     said = {"".join(element.itertext()) for element in drawn}
-    shown = {label(text) for text in WORSE[:-1] if len(label(text)) <= 11}
+    shown = {label(text) for text in SHOWN[:-1] if len(label(text)) <= 11}
     assert shown - said == set()
     assert {"<s>", "&lt;", "</script>"} <= said
     assert not re.search(r"<(script|img|foreignObject)|\son\w+=|href=\"https?:", source)

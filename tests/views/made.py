@@ -63,6 +63,13 @@ WORSE = (
     "a\x00b",
     "o" + "\u0301\u0489" * 5000,
     "long" * 2500,
+    "</script><img src=x onerror=window.pwned=1>",
+    "$x$",
+    "$",
+    "%{x}",
+    " " * 40,
+    "日本語" * 20,
+    "e\u0301\u0302",
 )
 """These too, where a test does not count on how many there are."""
 

@@ -23,6 +23,7 @@ def test_every_panel_holds_its_head() -> None:
     lower = np.tril(np.ones((7, 7), bool))
     for one, (layer, head) in zip(shown, [(layer, head) for layer in (0, 2) for head in range(3)], strict=True):
         np.testing.assert_array_equal(np.asarray(one.z)[lower], trace.attention(layer, head).numpy()[lower])
+        np.testing.assert_array_equal(np.asarray(one.customdata)[lower], trace.scores(layer, head).numpy()[lower])
 
 
 def test_rows_are_layers_and_columns_heads() -> None:
@@ -33,8 +34,9 @@ def test_rows_are_layers_and_columns_heads() -> None:
     assert len({one.y0 for one in shown[3:]}) == 1
     figure = attention_grid(random_trace(8, 3, heads=3, layers=(0, 2)))
     assert list(figure.layout.yaxis2.ticktext) == ["layer 0", "layer 2"]
-    (names,) = [trace for trace in figure.data if trace.name == "names"]
-    assert list(names.text) == ["head 0", "head 1", "head 2"]
+    assert list(figure.layout.xaxis2.ticktext) == ["head 0", "head 1", "head 2"]
+    many = attention_grid(random_trace(8, 3, heads=7, layers=(0, 2)))
+    assert list(many.layout.xaxis2.ticktext) == list("0123456")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,7 @@ def test_cross_attention_and_scores() -> None:
     trace = translator()
     shown = maps(attention_grid(trace, kind="cross", what="scores"))
     np.testing.assert_allclose(np.asarray(shown[1].z), by_hand(trace, 1, "cross")[1], rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(shown[1].customdata), by_hand(trace, 1, "cross")[0], rtol=1e-5)
 
 
 def test_rows_never_seen() -> None:

@@ -3,13 +3,18 @@
 import base64
 import math
 import zlib
+from importlib import import_module
+from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 
 from gentrace.errors import ViewBudgetError
 from gentrace.views import model_view
+from gentrace.views.cells import FirstKey
+from gentrace.views.close_up import AWAY
 from gentrace.views.model_view import arrange, montage
 from gentrace.views.thumbnails import pool, read_sheet
 from tests.views.made import HOSTILE, made_tokens, made_trace, random_trace
@@ -47,7 +52,7 @@ def test_numbers_by_hand() -> None:
 
 def test_a_click_tells_layer_and_head() -> None:
     figure = model_view(random_trace(9, 3, heads=3, layers=(0, 2, 5, 7)))
-    (shown,) = [trace for trace in figure.data if trace.type == "heatmap"]
+    shown = figure.data[0]
     told = [tuple(cell) for row in shown.customdata for cell in row if len(cell)]
     assert sorted(told) == [(layer, head) for layer in (0, 2, 5, 7) for head in range(3)]
     for z_row, told_row, text_row in zip(np.asarray(shown.z), shown.customdata, shown.text, strict=True):
@@ -62,7 +67,7 @@ def test_each_thumbnail_stands_under_its_tooltip(trace) -> None:  # noqa: ANN001
     blocks = arrange(len(shown.layers), shown.most_heads)
     whole = montage(shown, blocks)
     cell = whole.shape[0] // blocks.layers
-    (over,) = [one for one in model_view(trace).data if one.type == "heatmap"]
+    over = model_view(trace).data[0]
     assert whole.shape == (cell * blocks.layers, cell * blocks.columns)
     for row, cells in enumerate(over.customdata):
         for column, pair in enumerate(cells):
@@ -105,9 +110,66 @@ def test_it_stays_light() -> None:
     png = base64.b64decode(image.source.partition(",")[2])
     width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
     assert width * height <= 2_500_000
-    assert len(figure.to_json() or "") < 1_500_000
+    assert len(figure.to_json() or "") < 8_000_000
     start = png.index(b"IDAT") + 4
     assert len(zlib.decompressobj().decompress(png[start:])) == (width + 1) * height
+
+
+def decoded(spec: dict[str, str]) -> np.ndarray:
+    """An array as Plotly's script reads it."""
+    shape = [int(count) for count in spec["shape"].split(",")]
+    return np.frombuffer(base64.b64decode(spec["bdata"]), {"f4": "<f4"}[spec["dtype"]]).reshape(shape)
+
+
+def entries(figure: go.Figure) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """What each entry of the menu is called, what it puts into the maps and what into the layout."""
+    (menu,) = figure.to_dict()["layout"]["updatemenus"]
+    return [(button["label"], *button["args"][:2]) for button in menu["buttons"]]
+
+
+@pytest.mark.parametrize("sink", ["mask", "keep"])
+def test_the_menu_shows_each_heads_weights_and_scores(sink: FirstKey) -> None:
+    trace = random_trace(9, 3, heads=3, layers=(0, 4))
+    (back, nothing, _), *others = entries(model_view(trace, sink=sink))
+    assert (back, nothing) == ("every head", {})
+    assert [name for name, _, _ in others] == [f"layer {layer} · head {head}" for layer in (0, 4) for head in range(3)]
+    lower = np.tril(np.ones((8, 8), bool))
+    for (_, maps, _), (layer, head) in zip(
+        others, [(layer, head) for layer in (0, 4) for head in range(3)], strict=True
+    ):
+        # The first key, if set aside, is a map of its own.
+        for name, values in (("z", trace.attention(layer, head)), ("customdata", trace.scores(layer, head))):
+            parts = [decoded(spec) for spec in maps[name]]
+            assert len(parts) == (2 if sink == "mask" else 1)
+            whole = np.concatenate(parts[::-1], 1)
+            np.testing.assert_array_equal(whole[lower], values.numpy()[lower])
+            assert np.isnan(whole[~lower]).all()
+
+
+def test_many_tokens_are_pooled_and_the_axes_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("gentrace.views.thumbnails"), "CLOSE_CELLS", 2 * 4 * 4)
+    trace = random_trace(10, 3)
+    figure = model_view(trace)
+    weights, scores = trace.attention(0, 1)[:, 1:], trace.scores(0, 1)[:, 1:]
+    _, maps, layout = entries(figure)[2]
+    rest, first = (decoded(spec) for spec in maps["z"])
+    told, _ = (decoded(spec) for spec in maps["customdata"])
+    assert rest.shape == (3, 3)
+    for row in range(3):
+        np.testing.assert_allclose(first[row, 0], trace.attention(0, 1)[3 * row : 3 * row + 3, 0].max())
+        for column in range(row + 1):
+            block = weights[3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
+            place = divmod(int(block.argmax()), block.shape[1])
+            assert rest[row, column] == block[place]
+            assert told[row, column] == scores[3 * row + place[0], 3 * column + place[1]]
+    # Three tokens were given: the first key and two thirds of a block across, a block down.
+    across, down = (one for one in figure.data if one.name == "end of prompt")
+    assert across.y == pytest.approx((AWAY + 0.5, AWAY + 0.5))
+    assert down.x == pytest.approx((AWAY + 0.5 + 2 / 3, AWAY + 0.5 + 2 / 3))
+    assert "largest of 3 × 3" in layout["title.subtitle.text"]
+    assert figure.layout.xaxis.ticktext[1] == "1 … 3: ␣word1 … ␣word3"
+    assert figure.layout.xaxis.ticktext[0] == "0 ␣word0"
+    assert figure.layout.yaxis.ticktext[1] == "3 … 5: ␣word3 … ␣word5"
 
 
 def test_too_many_heads() -> None:
