@@ -13,7 +13,7 @@ from gentrace.axes import Matrix
 from gentrace.views import theme
 from gentrace.views.figure_image import picture
 from gentrace.views.labels import escape, thinned, tick_texts
-from gentrace.views.look import ABOVE, BELOW, MATRIX_SHARE, NAME, Look
+from gentrace.views.look import ABOVE, BELOW, NAME, Look
 from gentrace.views.timeline import LOG_FLOOR, Panel, full_colour
 
 NAMES = ("weights", "scores")
@@ -170,11 +170,17 @@ def _values(panel: Panel, name: str) -> Matrix:
 
 
 def _colour_axis(look: Look, colours: Colours) -> dict[str, Any]:
-    bar = {
-        "orientation": "v", "thickness": 9, "outlinewidth": 0, "x": MATRIX_SHARE + 0.005, "xanchor": "left",
-        "y": 1 - look.body_top / look.height, "yanchor": "top", "lenmode": "pixels",
-        "len": min(190, round(look.matrix_height)), "tickfont": {"size": 10}, "ypad": 0,
+    left, right = look.matrix_domain
+    bar: dict[str, Any] = {
+        "thickness": 9, "outlinewidth": 0, "y": 1 - look.body_top / look.height, "lenmode": "pixels", "ypad": 0,
+        "tickfont": {"size": 10},
     }  # fmt: skip
+    if look.sheet.stacked:
+        bar |= {"orientation": "h", "x": left, "xanchor": "left", "xpad": 0, "yanchor": "bottom", "len": 190}
+        bar |= {"ypad": 6, "ticklabelposition": "outside top"}
+    else:
+        bar |= {"orientation": "v", "x": right + 0.005, "xanchor": "left", "yanchor": "top"}
+        bar |= {"len": min(190, round(look.matrix_height))}
     if colours.log:
         ticks = list(range(round(colours.low), 1))
         bar |= {"tickvals": ticks, "ticktext": [f"{10.0**tick:g}" for tick in ticks]}
@@ -288,7 +294,7 @@ def _axes(look: Look) -> dict[str, Any]:
     last_x, last_y = look.offset(look.columns - 1)[0], look.offset(len(look.panels) - 1)[1]
     top = rows.start - 0.5 - look.gaps[1]
     ranges = [-0.5, last_x + look.keys - 0.5], [last_y + rows.stop - 0.5, top]
-    domains = [0, MATRIX_SHARE], look.domain(look.body_top, look.matrix_height)
+    domains = look.matrix_domain, look.domain(look.body_top, look.matrix_height)
     columns = [look.offset(column)[0] for column in range(look.columns)]
     lines = [look.offset(row * look.columns)[1] for row in range(look.grid_rows)]
     sides = (range(look.keys), look.key_labels, columns), (rows, look.line.labels, lines)
