@@ -157,10 +157,17 @@ def _heatmap(look: Look, place: int) -> dict[str, Any]:
 
 
 def _numbers(values: Matrix) -> Any:
-    """The values as they are; of a large matrix as text with four digits, for Plotly decodes bytes at every step."""
+    """The values as they are; of a large matrix as text with four digits, for Plotly decodes bytes at every step.
+
+    Rows of text end with the last key that they could look at: what comes behind is a gap all the same.
+    """
     if values.numel() <= EXACT_CELLS:
         return values.numpy()
-    return [[None if value != value else float(f"{value:.4g}") for value in row] for row in values.tolist()]
+    seen = [int(row.nonzero().amax()) + 1 if row.any() else 0 for row in ~values.isnan()]
+    return [
+        [None if value != value else float(f"{value:.4g}") for value in row[:stop]]
+        for row, stop in zip(values.tolist(), seen, strict=True)
+    ]
 
 
 def _values(panel: Panel, name: str) -> Matrix:

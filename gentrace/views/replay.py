@@ -57,6 +57,9 @@ LETTER = 6.1
 """Pixels of a letter of the line below the title."""
 MOST_PANELS = 36
 """Small multiples that can still be told apart."""
+MOST_STOPS = 256
+"""Stops of the slider. A step pays for each of them, and on a phone or beside a text more are closer than pixels; the
+bars' headline says which token looks, so that steps between stops can be told too."""
 SPEEDS = (("slow", 1000), ("normal", 350), ("fast", 90))
 """Milliseconds a step."""
 
@@ -263,14 +266,17 @@ def _what_menu(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
 
 
 def _slider(look: Look, below: int) -> dict[str, Any]:
-    rows = look.line.rows
+    rows, start = look.line.rows, look.line.start
+    stride = -(-len(rows) // MOST_STOPS)
+    stops = [row for row in rows if (row - start) % stride == 0 or row == rows[-1]]
     steps = [
         {"label": str(row), "method": "animate", "args": [[str(row)], _animate(0) | {"fromcurrent": False}]}
-        for row in rows
+        for row in stops
     ]
     return {
-        "active": look.line.start - rows.start, "steps": steps, "x": 0, "len": 1, "y": 0, "yanchor": "top",
-        "pad": {"t": below}, "currentvalue": {"prefix": "token ", "font": {"size": 13}}, "bgcolor": look.colours.line,
+        "active": stops.index(start), "steps": steps, "x": 0, "len": 1, "y": 0, "yanchor": "top",
+        "pad": {"t": below}, "currentvalue": {"prefix": "token ", "font": {"size": 13}, "visible": stride == 1},
+        "bgcolor": look.colours.line,
         "activebgcolor": look.colours.accent, "bordercolor": look.colours.line, "ticklen": 3, "font": {"size": 10},
         "transition": {"duration": 0},
     }  # fmt: skip

@@ -109,6 +109,31 @@ def test_the_curtain_covers_exactly_the_rows_to_come() -> None:
         assert (min(current.x), max(current.x)) == (-0.5, row + 0.5)
 
 
+def test_a_long_replay_keeps_every_number_and_has_fewer_stops_than_rows() -> None:
+    trace = random_trace(301, 21)
+    figure = replay(trace, heads=1)
+    (heat,) = of_type(figure, "heatmap")
+    for rows, true in ((heat.z, trace.attention(0, 1)), (heat.customdata, trace.scores(0, 1))):
+        assert [len(row) for row in rows] == list(range(1, 301))
+        for at in (0, 150, 299):
+            assert list(rows[at]) == pytest.approx(true[at, : at + 1].tolist(), rel=1e-3)
+    (slider,), names = figure.layout.sliders, {frame.name for frame in figure.frames}
+    stops = [int(step.label) for step in slider.steps]
+    assert len(names) == 300
+    assert 128 <= len(stops) <= 257
+    assert {step.args[0][0] for step in slider.steps} <= names
+    assert (stops[slider.active], stops[-1], slider.currentvalue.visible) == (20, 299, False)
+    short = replay(random_trace(30, 21), heads=1).layout.sliders[0]
+    assert ([int(step.label) for step in short.steps], short.currentvalue.visible) == (list(range(29)), True)
+
+
+def test_a_long_replay_of_a_window_keeps_its_gaps() -> None:
+    trace = random_trace(301, 21, window=40)
+    (heat,) = of_type(replay(trace, heads=0), "heatmap")
+    assert list(heat.z[100][:61]) == [None] * 61
+    assert list(heat.z[100][61:]) == pytest.approx(trace.attention(0, 0)[100, 61:101].tolist(), rel=1e-3)
+
+
 def test_it_opens_and_plays_from_the_last_prompt_token() -> None:
     figure = replay(random_trace(12, 4), heads=0)
     assert figure.layout.sliders[0].active == 3
