@@ -111,7 +111,7 @@ def _choose_layers(trace: Trace, layers: int | Sequence[int] | None, kind: Kind 
     if kind is not None:
         return choose_layers(trace, layers, kind)
     recorded = {(info.index, info.kind) for info in trace.layers}
-    known = [one for one in KINDS if any(found == one for _, found in recorded)] or [KINDS[0]]
+    known: list[Kind] = [one for one in KINDS if any(found == one for _, found in recorded)] or ["self"]
     wanted = list(dict.fromkeys([layers] if isinstance(layers, int) else layers or ()))
     if not wanted:
         return [info for one in known for info in choose_layers(trace, None, one)]

@@ -277,6 +277,6 @@ def _slider(look: Look, below: int) -> dict[str, Any]:
         "active": stops.index(start), "steps": steps, "x": 0, "len": 1, "y": 0, "yanchor": "top",
         "pad": {"t": below}, "currentvalue": {"prefix": "token ", "font": {"size": 13}, "visible": stride == 1},
         "bgcolor": look.colours.line,
-        "activebgcolor": look.colours.accent, "bordercolor": look.colours.line, "ticklen": 3, "font": {"size": 10},
+        "activebgcolor": look.colours.accent, "bordercolor": look.colours.muted, "ticklen": 3, "font": {"size": 10},
         "transition": {"duration": 0},
     }  # fmt: skip

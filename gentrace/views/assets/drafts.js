@@ -18,7 +18,7 @@ class Drafts {
       const [name, bar, number] = ["bdi", "i", "span"].map((tag) => document.createElement(tag));
       name.textContent = ghost.label;
       number.textContent = showPercent(ghost.probability);
-      bar.append(document.createElement("b"));
+      bar.append(document.createElement("i"));
       bar.firstChild.style.width = `${100 * ghost.probability}%`;
       return [name, bar, number];
     }));
