@@ -133,10 +133,10 @@ def test_several_heads_step_by_slider_and_button_and_tell_what_the_trace_holds(b
     assert max(ticks) <= figure.layout.coloraxis2.cmax + 1e-6
     assert page.locator(".layer-below image, .imagelayer image").count() == 5
     # Plotly draws its buttons anew after another was pressed; a click on one that is just going is lost.
-    for _ in range(12):
+    for _ in range(6):
         page.click(".updatemenu-button >> text=fast")
         with contextlib.suppress(AssertionError):
-            expect(now.first).to_have_text("token 12", timeout=8_000)
+            expect(now.first).to_have_text("token 12", timeout=20_000)
             break
     expect(now.first).to_have_text("token 12", timeout=60_000)
     page.wait_for_function(
