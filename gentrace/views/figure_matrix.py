@@ -13,7 +13,7 @@ from gentrace.axes import Matrix
 from gentrace.views import theme
 from gentrace.views.figure_image import picture
 from gentrace.views.labels import escape, thinned, tick_texts
-from gentrace.views.look import ABOVE, BELOW, MATRIX_SHARE, NAME, Look
+from gentrace.views.look import ABOVE, BELOW, NAME, Look
 from gentrace.views.timeline import LOG_FLOOR, Panel, full_colour
 
 NAMES = ("weights", "scores")
@@ -157,10 +157,17 @@ def _heatmap(look: Look, place: int) -> dict[str, Any]:
 
 
 def _numbers(values: Matrix) -> Any:
-    """The values as they are; of a large matrix as text with four digits, for Plotly decodes bytes at every step."""
+    """The values as they are; of a large matrix as text with four digits, for Plotly decodes bytes at every step.
+
+    Rows of text end with the last key that they could look at: what comes behind is a gap all the same.
+    """
     if values.numel() <= EXACT_CELLS:
         return values.numpy()
-    return [[None if value != value else float(f"{value:.4g}") for value in row] for row in values.tolist()]
+    seen = [int(row.nonzero().amax()) + 1 if row.any() else 0 for row in ~values.isnan()]
+    return [
+        [None if value != value else float(f"{value:.4g}") for value in row[:stop]]
+        for row, stop in zip(values.tolist(), seen, strict=True)
+    ]
 
 
 def _values(panel: Panel, name: str) -> Matrix:
@@ -170,11 +177,17 @@ def _values(panel: Panel, name: str) -> Matrix:
 
 
 def _colour_axis(look: Look, colours: Colours) -> dict[str, Any]:
-    bar = {
-        "orientation": "v", "thickness": 9, "outlinewidth": 0, "x": MATRIX_SHARE + 0.005, "xanchor": "left",
-        "y": 1 - look.body_top / look.height, "yanchor": "top", "lenmode": "pixels",
-        "len": min(190, round(look.matrix_height)), "tickfont": {"size": 10}, "ypad": 0,
+    left, right = look.matrix_domain
+    bar: dict[str, Any] = {
+        "thickness": 9, "outlinewidth": 0, "y": 1 - look.body_top / look.height, "lenmode": "pixels", "ypad": 0,
+        "tickfont": {"size": 10},
     }  # fmt: skip
+    if look.sheet.stacked:
+        bar |= {"orientation": "h", "x": left, "xanchor": "left", "xpad": 0, "yanchor": "bottom", "len": 190}
+        bar |= {"ypad": 6, "ticklabelposition": "outside top"}
+    else:
+        bar |= {"orientation": "v", "x": right + 0.005, "xanchor": "left", "yanchor": "top"}
+        bar |= {"len": min(190, round(look.matrix_height))}
     if colours.log:
         ticks = list(range(round(colours.low), 1))
         bar |= {"tickvals": ticks, "ticktext": [f"{10.0**tick:g}" for tick in ticks]}
@@ -288,7 +301,7 @@ def _axes(look: Look) -> dict[str, Any]:
     last_x, last_y = look.offset(look.columns - 1)[0], look.offset(len(look.panels) - 1)[1]
     top = rows.start - 0.5 - look.gaps[1]
     ranges = [-0.5, last_x + look.keys - 0.5], [last_y + rows.stop - 0.5, top]
-    domains = [0, MATRIX_SHARE], look.domain(look.body_top, look.matrix_height)
+    domains = look.matrix_domain, look.domain(look.body_top, look.matrix_height)
     columns = [look.offset(column)[0] for column in range(look.columns)]
     lines = [look.offset(row * look.columns)[1] for row in range(look.grid_rows)]
     sides = (range(look.keys), look.key_labels, columns), (rows, look.line.labels, lines)

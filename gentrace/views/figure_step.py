@@ -14,7 +14,7 @@ from gentrace.views import theme
 from gentrace.views.figure_image import picture
 from gentrace.views.labels import escape
 from gentrace.views.labels import width as columns_of
-from gentrace.views.look import BARS, BARS_FROM, CHARACTERS, HEADLINE, MOST_GHOSTS, TEXT, Look, word
+from gentrace.views.look import BARS, HEADLINE, MOST_GHOSTS, TEXT, Look, word
 from gentrace.views.timeline import Alternative, Ghost, Step
 
 DOTS = 8, 32
@@ -30,14 +30,15 @@ def underlines(look: Look) -> dict[str, Any]:
     """
     across, down = DOTS
     height = 1 + max(line for line, _ in look.places)
-    levels = torch.full((height * down, (CHARACTERS + 4) * across), torch.nan)
+    wide = look.sheet.characters + 4
+    levels = torch.full((height * down, wide * across), torch.nan)
     for position, probability in enumerate(look.line.probabilities):
         line, left, right = word(look, position)
         rows = slice(int((line + 0.83) * down), int((line + 0.95) * down))
         levels[rows, (left + 1) * across : (right + 1) * across] = math.nan if probability is None else probability
     return {
         "source": picture(levels, 0.0, 1.0, look.colours.probability), "xref": TEXT.x, "yref": TEXT.y, "x": -1,
-        "y": -0.5, "sizex": CHARACTERS + 4, "sizey": height, "sizing": "stretch", "layer": "below",
+        "y": -0.5, "sizex": wide, "sizey": height, "sizing": "stretch", "layer": "below",
     }  # fmt: skip
 
 
@@ -139,16 +140,16 @@ def step_layout(look: Look) -> dict[str, Any]:
     text_x, text_y = TEXT.keys
     bars_x, bars_y = BARS.keys
     return {
-        text_x: hidden | {"domain": [0, 1], "anchor": TEXT.y, "range": [-0.5, CHARACTERS + 3]},
+        text_x: hidden | {"domain": [0, 1], "anchor": TEXT.y, "range": [-0.5, look.sheet.characters + 3]},
         text_y: hidden | {
             "domain": look.domain(0, look.text_height), "anchor": TEXT.x, "range": text_range(look, look.line.start),
         },
         bars_x: {
-            "domain": [BARS_FROM, 1], "anchor": BARS.y, "range": [LABELS_FROM, 1.24], "fixedrange": True,
+            "domain": look.sheet.bars_domain, "anchor": BARS.y, "range": [LABELS_FROM, 1.24], "fixedrange": True,
             "tickvals": [0, 0.5, 1], "tickformat": ".0%", "showgrid": False, "zeroline": False,
         },
         bars_y: hidden | {
-            "domain": look.domain(look.body_top, look.bars_height), "anchor": BARS.x,
+            "domain": look.domain(look.bars_top, look.bars_height), "anchor": BARS.x,
             "range": [0.1 - look.slots, 0.5 + HEADLINE / look.slot],
         },
     }  # fmt: skip
@@ -162,7 +163,7 @@ def _curtain(look: Look, last: int) -> dict[str, Any]:
     """Covers the text after position ``last``: the rest of its line, and all lines below."""
     line, _, right = word(look, last)
     right += 0.3
-    edge, bottom = CHARACTERS + 3, 1.5 + max(line for line, _ in look.places)
+    edge, bottom = look.sheet.characters + 3, 1.5 + max(line for line, _ in look.places)
     corners = [
         (right, line - 0.5),
         (edge, line - 0.5),
@@ -199,7 +200,7 @@ def _ghost_words(look: Look, last: int, ghosts: tuple[Ghost, ...]) -> list[dict[
     for ghost in ghosts:
         shown = ghost.label.lstrip("␣") or ghost.label
         wide = columns_of(shown)
-        if right + wide > CHARACTERS:
+        if right + wide > look.sheet.characters:
             line, right = line + 1, 0
         xs.append(right)
         ys.append(line)

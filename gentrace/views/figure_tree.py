@@ -15,11 +15,11 @@ from gentrace.views.figure_step import percent
 from gentrace.views.genealogy import Genealogy, Hypothesis, State
 from gentrace.views.labels import escape
 from gentrace.views.labels import width as columns_of
-from gentrace.views.look import MARGIN, TREE, TREE_HEAD, WIDTH, Look
+from gentrace.views.look import TREE, WIDTH, Look, Sheet
 
 WINDOW = 12
 """Steps of the tree that are in sight at once in a replay, the one before the first included."""
-COLUMN = (WIDTH - MARGIN["l"] - MARGIN["r"]) / WINDOW
+COLUMN = Sheet(WIDTH).inner / WINDOW
 """Pixels of a step."""
 LETTER = 7.0
 """Pixels of a letter of a token's name."""
@@ -42,16 +42,23 @@ class Window:
     """The newest tokens' position."""
     seen_from: int
     """Position at which it is looked at: nothing is known of what happens to branches later."""
+    step: float = COLUMN
+    """Pixels of a column."""
 
     def column(self, one: Hypothesis) -> int:
         """Column of a hypothesis."""
         return one.position - self.left
 
 
-def window(tree: Genealogy, root: str, position: int) -> Window:
+def window(tree: Genealogy, root: str, position: int, sheet: Sheet) -> Window:
     """The newest steps as seen after the one that added ``position``."""
-    first = tree.positions.start - 1
-    return Window(tree, root, max(first, position - WINDOW + 2), position, position)
+    first, count = tree.positions.start - 1, _columns(sheet)
+    return Window(tree, root, max(first, position - count + 2), position, position, sheet.inner / count)
+
+
+def _columns(sheet: Sheet) -> int:
+    """Steps that are in sight."""
+    return min(WINDOW, int(sheet.inner / COLUMN + 0.2))
 
 
 def branches(part: Window, *, scores: bool) -> list[dict[str, Any]]:
@@ -101,7 +108,7 @@ def tree_moves(look: Look, row: int) -> list[dict[str, Any]]:
     if tree is None:
         return []
     root = look.line.labels[tree.positions.start - 1]
-    return branches(window(tree, root, max(row + 1, tree.positions.start - 1)), scores=False)
+    return branches(window(tree, root, max(row + 1, tree.positions.start - 1), look.sheet), scores=False)
 
 
 def tree_layout(look: Look) -> dict[str, Any]:
@@ -109,12 +116,16 @@ def tree_layout(look: Look) -> dict[str, Any]:
     if look.tree is None:
         return {}
     top = look.height - look.tree_height
-    domain = look.domain(top + TREE_HEAD, look.tree_height - TREE_HEAD)
+    domain = look.domain(top + look.tree_head, look.tree_height - look.tree_head)
+    text = legend(look.tree, look.colours)
+    if look.sheet.stacked:
+        text = text.replace("best first: ", "best first:<br>")
     heading = {
-        "text": legend(look.tree, look.colours), "showarrow": False, "font": {"size": 12}, "xref": "paper", "x": 0,
+        "text": text, "showarrow": False, "font": {"size": 12}, "xref": "paper", "x": 0,
         "xanchor": "left", "yref": "paper", "y": 1 - top / look.height, "yanchor": "top", "borderpad": 0,
+        "align": "left",
     }  # fmt: skip
-    return tree_axes([0, 1], domain, WINDOW, look.tree.candidates) | {"annotations": [heading]}
+    return tree_axes([0, 1], domain, _columns(look.sheet), look.tree.candidates) | {"annotations": [heading]}
 
 
 def tree_axes(across: Sequence[float], down: Sequence[float], columns: int, rows: int) -> dict[str, Any]:
@@ -150,7 +161,7 @@ def _lines(part: Window, indices: Sequence[int], *, scores: bool) -> dict[str, A
             name, rank = _name(parent), parent.rank
             # A score below a short name is the wider of the two, in letters a little smaller.
             name = max(name, _signed(parent.score)[:-1] if scores else "", key=columns_of)
-        xs += [_end(column - 1, name), column - 0.02, None]
+        xs += [_end(part, column - 1, name), column - 0.02, None]
         ys += [rank, one.rank, None]
     return {"type": "scatter", "x": xs, "y": ys}
 
@@ -172,7 +183,7 @@ def _scores(part: Window, indices: Sequence[int]) -> dict[str, Any]:
     shown = [part.tree.hypotheses[index] for index in indices]
     return {
         "type": "scatter",
-        "x": [_end(part.column(one), _name(one)) for one in shown],
+        "x": [_end(part, part.column(one), _name(one)) for one in shown],
         "y": [one.rank for one in shown],
         "text": [_signed(one.score) for one in shown],
     }
@@ -194,9 +205,9 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _end(column: int, name: str) -> float:
+def _end(part: Window, column: int, name: str) -> float:
     """Where a name ends, in columns."""
-    return round(column + min(0.9, (LETTER * columns_of(name) + 6) / COLUMN), 3)
+    return round(column + min(0.9, (LETTER * columns_of(name) + 6) / part.step), 3)
 
 
 def _signed(value: float) -> str:

@@ -6,35 +6,26 @@ reaches the document through ``textContent`` only, and the security policy allow
 each named by its hash.
 """
 
-import base64
 import html
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from string import Template
-from typing import Any
-
-import torch
+from typing import Literal
 
 from gentrace.errors import ViewBudgetError
-from gentrace.trace.info import LayerInfo
+from gentrace.trace.info import Kind, LayerInfo
 from gentrace.trace.trace import Trace
-from gentrace.views import theme
 from gentrace.views.inlined import plotly_script, policy_hash, script_json, theme_rules
+from gentrace.views.page_payload import Chosen, cells, matrices, payload
 from gentrace.views.timeline import (
-    FULL_ROWS,
-    LOG_FLOOR,
-    Alternative,
-    Panel,
     Sink,
-    Timeline,
     What,
     check_budget,
     check_choice,
     choose_heads,
-    choose_layer,
+    choose_layers,
     choose_rows,
-    panel,
+    key_count,
     timeline,
 )
 
@@ -42,9 +33,12 @@ PAGE_CELLS = 16_000_000
 """Cells (two bytes each) that a page may hold, all its heads together."""
 PAGE_KEYS = 16_384
 """Key columns that every browser can paint on one canvas."""
+KINDS: tuple[Kind, ...] = ("self", "cross")
 
-SCRIPTS = ("payload.js", "scale.js", "text.js", "bars.js", "matrix.js", "heads.js", "controls.js", "app.js")
-PRECISION = "Numbers in this page: weights to 0.4 %, scores to 0.004 where the weight is above 1e-6; coarser below."
+SCRIPTS = (
+    "payload.js", "scale.js", "text.js", "bars.js", "drafts.js", "tree.js", "matrix.js", "heads.js", "controls.js",
+    "app.js",
+)  # fmt: skip
 
 
 def replay_page(
@@ -52,12 +46,18 @@ def replay_page(
     layers: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     *,
+    kind: Literal["self", "cross"] | None = None,
     rows: tuple[int, int] | None = None,
     what: What = "weights",
-    sink: Sink = "mask",
+    sink: Sink | None = None,
+    beams: bool = True,
     title: str | None = None,
 ) -> str:
     """One self-contained, offline HTML page that replays a generation.
+
+    Drafts that were rejected at a step stand behind the text with a line through them, and below the bars. A beam
+    search is drawn as a tree. Of an encoder-decoder model the page holds both the text's own attention and what it
+    looks at in its source, and opens with the latter if the source is text.
 
     Matrices travel as float16 log-weights with a float32 log-denominator a row, from which the page derives both
     weights and scores. Their error is 2⁻¹¹ of the log-weight: at most 0.4 % of a weight above 1e-6, and 0.004 of its
@@ -65,119 +65,69 @@ def replay_page(
 
     Args:
         trace: A finished trace.
-        layers: One or several layer numbers; None for the last recorded layer.
+        layers: One or several layer numbers; None for the last recorded layer of each kind.
         heads: One or several query heads of each of these layers; None for all. With several, their mean is offered
             too and shown first.
+        kind: "self" for the text's own attention, "cross" for what an encoder-decoder model looks at in its source;
+            None for both, where the layers have them.
         rows: First query row and one past the last; None for all.
         what: Whether weights or scores are shown first.
         sink: What to do about the first key at first: "mask" it and scale colours to the rest, a "log" scale, or
-            "keep" it on a linear scale.
+            "keep" it on a linear scale. None masks it in self-attention only.
+        beams: Draw the tree of hypotheses below, if beams were searched.
         title: Title of the page; None for the model's name.
 
     Returns:
         The page's text.
 
     Raises:
-        ViewError: If the trace has no such layer, head or row.
+        ViewError: If the trace has no such kind, layer, head or row.
         ViewBudgetError: If the page would be too big; raised before anything of that size is allocated.
     """
     check_choice("what", what, ("weights", "scores"))
-    check_choice("sink", sink, ("mask", "log", "keep"))
+    check_choice("kind", kind or "self", KINDS)
+    check_choice("sink", sink or "mask", ("mask", "log", "keep"))
     shown = choose_rows(trace, rows)
-    chosen = [(info, choose_heads(info, heads)) for info in _choose_layers(trace, layers)]
+    chosen = [(info, choose_heads(info, heads)) for info in _choose_layers(trace, layers, kind)]
     count = sum(len(own) for _, own in chosen)
-    check_budget("a page", count * _cells(shown), PAGE_CELLS, shown, count)
-    if shown.stop > PAGE_KEYS:
+    check_budget(
+        "a page", sum(len(own) * cells(trace, shown, info.kind) for info, own in chosen), PAGE_CELLS, shown, count
+    )
+    keys = max(key_count(trace, shown, info.kind) for info, _ in chosen)
+    if keys > PAGE_KEYS:
         raise ViewBudgetError(
-            f"drawing a page with {shown.stop:,} keys",
+            f"drawing a page with {keys:,} keys",
             f"a browser's canvas holds {PAGE_KEYS:,} columns",
-            "choose earlier rows with rows=(start, stop)",
+            "choose earlier rows with rows=(start, stop), or another kind=",
         )
     line = timeline(trace, rows)
-    pairs = [(info.index, head) for info, own in chosen for head in own]
-    payload = _payload(trace, line, pairs) | {
-        "initial": {"layer": chosen[0][0].index, "head": None, "what": what, "sink": sink}
-    }
+    facts = payload(trace, line, chosen, beams=beams) | {"initial": _initial(trace, chosen, what, sink)}
     heading = title or f"{line.model}: attention replay"
-    return _assemble(heading, script_json(payload), _matrices(trace, pairs, shown))
+    return _assemble(heading, script_json(facts), matrices(trace, chosen, shown))
 
 
-def _choose_layers(trace: Trace, layers: int | Sequence[int] | None) -> list[LayerInfo]:
-    wanted = [layers] if layers is None or isinstance(layers, int) else list(dict.fromkeys(layers)) or [None]
-    return [choose_layer(trace, layer) for layer in wanted]
+def _choose_layers(trace: Trace, layers: int | Sequence[int] | None, kind: Kind | None) -> list[LayerInfo]:
+    """The layers asked for, of one kind or of each kind that they have."""
+    if kind is not None:
+        return choose_layers(trace, layers, kind)
+    recorded = {(info.index, info.kind) for info in trace.layers}
+    known: list[Kind] = [one for one in KINDS if any(found == one for _, found in recorded)] or ["self"]
+    wanted = list(dict.fromkeys([layers] if isinstance(layers, int) else layers or ()))
+    if not wanted:
+        return [info for one in known for info in choose_layers(trace, None, one)]
+    missing = [layer for layer in wanted if not any((layer, one) in recorded for one in known)]
+    own = {one: [layer for layer in wanted if (layer, one) in recorded] for one in known}
+    # Asking for what is missing raises the error that names what there is.
+    own[known[0]] += missing
+    return [info for one in known if own[one] for info in choose_layers(trace, own[one], one)]
 
 
-def _cells(rows: range) -> int:
-    """Cells of the lower triangle in these rows."""
-    return (rows.stop * (rows.stop + 1) - rows.start * (rows.start + 1)) // 2
-
-
-def _payload(trace: Trace, line: Timeline, pairs: list[tuple[int, int]]) -> dict[str, Any]:
-    """Everything but the matrices, ready for JSON."""
-    meta, generated = trace.meta, len(line.labels) - line.prompt_length
-    facts = [f"{line.prompt_length} tokens given, {generated} written", meta.kernel, meta.dtype]
-    return {
-        "model": line.model,
-        "facts": " · ".join(facts if meta.complete else [*facts, "cut short"]),
-        "labels": line.labels,
-        "running": line.running,
-        "probabilities": [_short(value) for value in line.probabilities],
-        "promptLength": line.prompt_length,
-        "rows": [line.rows.start, line.rows.stop],
-        "start": line.start,
-        "hasSampled": line.has_sampled,
-        "steps": [
-            {
-                "query": step.query,
-                "predicts": step.predicts,
-                "probability": _short(step.probability),
-                "logprob": _short(step.logprob),
-                "sampled": _short(step.sampled),
-                "rank": step.rank,
-                "alternatives": [_alternative(one) for one in step.alternatives],
-            }
-            for step in line.steps
-        ],
-        "heads": [{"layer": layer, "head": head} for layer, head in pairs],
-        "fullColour": FULL_ROWS,
-        "logFloor": LOG_FLOOR,
-        "precision": PRECISION,
-        "themes": {"light": asdict(theme.LIGHT), "dark": asdict(theme.DARK)},
-    }
-
-
-def _alternative(one: Alternative) -> dict[str, Any]:
-    return {
-        "label": one.label,
-        "probability": _short(one.probability),
-        "sampled": _short(one.sampled),
-        "chosen": one.chosen,
-    }
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
-
-
-def _matrices(trace: Trace, pairs: list[tuple[int, int]], rows: range) -> str:
-    """All heads' row denominators (float32), then all heads' triangles (float16), in base64; little-endian."""
-    denominators, codes = [], []
-    for layer, head in pairs:
-        denominator, triangle = _encode(panel(trace, layer, head, rows), rows)
-        denominators.append(denominator)
-        codes.append(triangle)
-    return base64.b64encode(b"".join(denominators + codes)).decode()
-
-
-def _encode(one: Panel, rows: range) -> tuple[bytes, bytes]:
-    """A head's rows as log-denominators, and its lower triangle as log-weights: score = log-weight + denominator."""
-    best = one.scores.nan_to_num(nan=-torch.inf).argmax(-1, keepdim=True)
-    denominator = (one.scores.gather(-1, best) - one.weights.gather(-1, best).log())[:, 0]
-    # A row that sees nothing has no denominator; its weights are 0 and its scores −inf whatever stands here.
-    denominator = denominator.where(one.scores.gather(-1, best)[:, 0] != -torch.inf, 0.0)
-    logs = one.scores - denominator[:, None]
-    lower = torch.arange(rows.stop) <= torch.arange(rows.start, rows.stop)[:, None]
-    return denominator.numpy().astype("<f4").tobytes(), logs[lower].numpy().astype("<f2").tobytes()
+def _initial(trace: Trace, chosen: Chosen, what: What, sink: Sink | None) -> dict[str, object]:
+    """What the page shows first."""
+    reads = any(info.kind == "cross" for info, _ in chosen) and trace.encoder_tokens is not None
+    first = next((info for info, _ in chosen if info.kind == "cross" and reads), chosen[0][0])
+    sinks = {"self": sink or "mask", "cross": sink or "keep"}
+    return {"kind": first.kind, "layer": first.index, "head": None, "what": what, "sinks": sinks}
 
 
 def _asset(name: str) -> str:

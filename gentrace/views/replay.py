@@ -5,12 +5,13 @@ to come, and carry the bars and words of one step. What moves is scatter and bar
 without redrawing the heatmap beneath. Several matrices share one pair of axes, so that one curtain reveals them all.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from gentrace.errors import ViewBudgetError
+from gentrace.errors import ViewBudgetError, ViewError
 from gentrace.trace.info import LayerInfo
 from gentrace.trace.trace import Trace
 from gentrace.views import theme
@@ -30,7 +31,7 @@ from gentrace.views.figure_step import step_layout, step_moves, step_styles, tex
 from gentrace.views.figure_tree import WINDOW, branch_styles, tree_layout, tree_moves
 from gentrace.views.genealogy import Genealogy, genealogy
 from gentrace.views.labels import escape
-from gentrace.views.look import MARGIN, TEXT, WIDTH, Look, plan
+from gentrace.views.look import NARROWEST, TEXT, WIDTH, Look, plan
 from gentrace.views.timeline import (
     Panel,
     Sink,
@@ -52,8 +53,13 @@ FIGURE_BRANCHES = 60_000
 """Continuations of a beam search that a figure may hold, all its frames together."""
 MOST_HEADS = 12
 """Small multiples beyond which the default shows the mean of each layer instead."""
+LETTER = 6.1
+"""Pixels of a letter of the line below the title."""
 MOST_PANELS = 36
 """Small multiples that can still be told apart."""
+MOST_STOPS = 256
+"""Stops of the slider. A step pays for each of them, and on a phone or beside a text more are closer than pixels; the
+bars' headline says which token looks, so that steps between stops can be told too."""
 SPEEDS = (("slow", 1000), ("normal", 350), ("fast", 90))
 """Milliseconds a step."""
 
@@ -69,6 +75,7 @@ def replay(
     sink: Sink | None = None,
     rows: tuple[int, int] | None = None,
     beams: bool = True,
+    width: int = WIDTH,
     dark: bool = False,
 ) -> go.Figure:
     """A figure that replays a generation step by step.
@@ -89,6 +96,7 @@ def replay(
             "keep" it on a linear scale. None masks it in self-attention only.
         rows: First query row and one past the last; None for all.
         beams: Draw the tree of hypotheses below, if beams were searched.
+        width: Pixels across. Below 1,000 the bars stand under the matrices; 390 fits a phone.
         dark: Light ink on dark paper.
 
     Returns:
@@ -103,6 +111,9 @@ def replay(
     check_choice("kind", kind, ("self", "cross"))
     sink = sink or ("mask" if kind == "self" else "keep")
     check_choice("sink", sink, ("mask", "log", "keep"))
+    if width < NARROWEST:
+        change = f"give width={NARROWEST} or more"
+        raise ViewError("drawing a replay", f"width={width}: there is no room for text and matrix", change)
     infos, shown = choose_layers(trace, layer, kind), choose_rows(trace, rows)
     chosen = [(info, choose_heads(info, heads)) for info in infos]
     several = sum(len(own) for _, own in chosen)
@@ -115,7 +126,7 @@ def replay(
     tree = _tree(trace, shown) if beams and trace.beams is not None and trace.beams.steps else None
     panels = tuple(one for info, own in chosen for one in _panels(trace, info, own, shown, averaged=averaged))
     colours = theme.DARK if dark else theme.LIGHT
-    return _figure(plan(timeline(trace, rows), panels, what, sink, colours, tree))
+    return _figure(plan(timeline(trace, rows), panels, what, sink, colours, tree, width))
 
 
 def _tree(trace: Trace, rows: range) -> Genealogy:
@@ -168,12 +179,13 @@ def _moves(look: Look, row: int) -> list[dict[str, Any]]:
 
 def _layout(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
     colours = look.colours
-    bottom = (MARGIN["b"] if look.tree is None else 12) + 60
+    margin, below = look.sheet.margin, round(look.foot) if look.tree is None else 4
+    bottom = below + 68
     layout = {
         "template": "none",
-        "width": WIDTH,
-        "height": round(look.height) + MARGIN["t"] + bottom,
-        "margin": MARGIN | {"b": bottom},
+        "width": look.sheet.width,
+        "height": round(look.height) + margin["t"] + bottom,
+        "margin": margin | {"b": bottom},
         "paper_bgcolor": colours.paper,
         "plot_bgcolor": colours.card,
         "font": {"family": theme.SANS, "color": colours.ink, "size": 12},
@@ -183,16 +195,21 @@ def _layout(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
         "hovermode": "closest",
         "barmode": "overlay",
         "updatemenus": [_play_menu(look), _what_menu(look, scales)],
-        "sliders": [_slider(look, 4 if look.tree is not None else 84)],
+        "sliders": [_slider(look, below)],
     }
     images = {"images": [*pictures(look, scales), underlines(look)]}
     return layout | images | matrix_layout(look, scales) | step_layout(look) | tree_layout(look)
 
 
 def _title(look: Look, what: str, scales: Mapping[str, Colours]) -> dict[str, Any]:
-    note = f"<span style='font-size:12px;color:{look.colours.muted}'>{escape(scale_note(look, what, scales))}</span>"
     name = _name(look.panels) + ("" if look.kind == "self" else " · cross-attention")
-    return {"text": f"<b>{escape(look.line.model)}</b> · {name}<br>{note}", "font": {"size": 16}}
+    said = scale_note(look, what, scales)
+    # Plotly breaks no lines by itself.
+    lines = textwrap.wrap(said, int(look.sheet.inner / LETTER)) if look.sheet.stacked else [said]
+    small = f"<span style='font-size:12px;color:{look.colours.muted}'>{{}}</span>"
+    note = "<br>".join(small.format(escape(line)) for line in lines)
+    between = "<br>" if look.sheet.stacked else " · "
+    return {"text": f"<b>{escape(look.line.model)}</b>{between}{name}<br>{note}", "font": {"size": 16}}
 
 
 def _name(panels: tuple[Panel, ...]) -> str:
@@ -219,10 +236,10 @@ def _animate(duration: int) -> dict[str, Any]:
     }
 
 
-def _menu(look: Look, buttons: list[dict[str, Any]], x: float, anchor: str) -> dict[str, Any]:
+def _menu(look: Look, buttons: list[dict[str, Any]], x: float, anchor: str, above: int = 8) -> dict[str, Any]:
     return {
         "type": "buttons", "direction": "right", "showactive": False, "buttons": buttons, "x": x, "xanchor": anchor,
-        "y": 1, "yanchor": "bottom", "pad": {"b": 8, "l": 0, "r": 0}, "bgcolor": look.colours.card,
+        "y": 1, "yanchor": "bottom", "pad": {"b": above, "l": 0, "r": 0}, "bgcolor": look.colours.card,
         "bordercolor": look.colours.line, "font": {"size": 12},
     }  # fmt: skip
 
@@ -244,18 +261,22 @@ def _what_menu(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
         layout = {"title.text": _title(look, what, scales)["text"]}
         layout |= {f"images[{place}].visible": visible for place, visible in enumerate(visibility(look, what))}
         buttons.append({"label": what, "method": "update", "args": [{"coloraxis": axis}, layout, where]})
-    return _menu(look, buttons, 1, "right")
+    # On a narrow sheet the buttons for playing take the whole line.
+    return _menu(look, buttons, *((0, "left", 42) if look.sheet.stacked else (1, "right", 8)))
 
 
 def _slider(look: Look, below: int) -> dict[str, Any]:
-    rows = look.line.rows
+    rows, start = look.line.rows, look.line.start
+    stride = -(-len(rows) // MOST_STOPS)
+    stops = [row for row in rows if (row - start) % stride == 0 or row == rows[-1]]
     steps = [
         {"label": str(row), "method": "animate", "args": [[str(row)], _animate(0) | {"fromcurrent": False}]}
-        for row in rows
+        for row in stops
     ]
     return {
-        "active": look.line.start - rows.start, "steps": steps, "x": 0, "len": 1, "y": 0, "yanchor": "top",
-        "pad": {"t": below}, "currentvalue": {"prefix": "token ", "font": {"size": 13}}, "bgcolor": look.colours.line,
-        "activebgcolor": look.colours.accent, "bordercolor": look.colours.line, "ticklen": 3, "font": {"size": 10},
+        "active": stops.index(start), "steps": steps, "x": 0, "len": 1, "y": 0, "yanchor": "top",
+        "pad": {"t": below}, "currentvalue": {"prefix": "token ", "font": {"size": 13}, "visible": stride == 1},
+        "bgcolor": look.colours.line,
+        "activebgcolor": look.colours.accent, "bordercolor": look.colours.muted, "ticklen": 3, "font": {"size": 10},
         "transition": {"duration": 0},
     }  # fmt: skip

@@ -1,9 +1,13 @@
 """Traces made by hand of every kind of attention, beside those of `tests.views.made`."""
 
+import math
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from gentrace.stitch.mask import VisibleKeys
+from gentrace.trace.decoding import Beams, BeamStep, Draft
 from gentrace.trace.info import Fidelity, Kind, LayerInfo, Meta
 from gentrace.trace.store import MemoryStore
 from gentrace.trace.tokens import Tokens
@@ -86,3 +90,33 @@ def by_hand(trace: Trace, head: int, kind: Kind = "self", *, is_causal: bool = F
         scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
     powers = scores.exp()
     return powers / powers.sum(-1, keepdim=True), scores
+
+
+def searched(trace: Trace) -> Trace:
+    """A trace with a search of two beams over its last four tokens, whose branches end at different steps."""
+    first, words = len(trace.tokens) - 4, trace.tokens.texts
+    rows = [
+        # At each step: the beam continued, the token, the summed score, the beam it goes on in, whether it ended.
+        [(0, words[first], -1.0, 0, False), (0, " <i>loses", -2.0, 1, False), (0, " gone", -3.0, -1, False)],
+        [(0, words[first + 1], -1.5, 0, False), (1, " late", -2.5, 1, False), (0, " gone", -4.0, -1, False)],
+        [(0, words[first + 2], -1.75, 0, False), (0, " twin", -2.75, 1, False), (1, " gone", -5.0, -1, False)],
+        [(1, " ends", -3.0, -1, True), (0, words[first + 3], -3.5, 0, False), (1, " gone", -6.0, -1, False)],
+    ]
+    steps = []
+    for at, row in enumerate(rows):
+        parents, texts, scores, beams, ended = zip(*row, strict=True)
+        chosen = texts.index(words[first + at])
+        logprobs = tuple(-0.25 * (rank + 1) for rank in range(3))
+        steps.append(BeamStep(first + at, parents, (7, 8, 9), texts, scores, logprobs, beams, ended, chosen))
+    return replace(trace, beams=Beams(2, tuple(steps)))
+
+
+def drafted(trace: Trace) -> Trace:
+    """A trace in which two drafts were rejected together, and one more two tokens later."""
+    at = len(trace.tokens) - 4
+    drafts = (
+        Draft(at, 5, " <b>wrong", math.log(0.125)),
+        Draft(at + 1, 6, " too", math.log(0.5), follows=True),
+        Draft(at + 2, 5, "again", math.log(0.0625)),
+    )
+    return replace(trace, drafts=drafts)

@@ -16,6 +16,7 @@ from gentrace.errors import ViewBudgetError, ViewError
 from gentrace.views import replay_page
 from gentrace.views.page import SCRIPTS
 from tests.views.made import HOSTILE, random_trace, untouchable
+from tests.views.made_kinds import searched, translator
 
 
 class Reader(HTMLParser):
@@ -104,6 +105,39 @@ def test_learned_sinks_keep_weights_and_scores_apart() -> None:
     np.testing.assert_allclose(scores[lower], trace.scores(0, 0).numpy()[lower], atol=0.01)
 
 
+def test_cross_attention_travels_with_every_key_of_the_source() -> None:
+    trace = translator()
+    page = replay_page(trace)
+    data, raw = payload(page), base64.b64decode(Reader(page).element("matrices"))
+    assert [(one["kind"], one["head"]) for one in data["heads"]] == [
+        ("self", 0), ("self", 1), ("cross", 0), ("cross", 1)
+    ]  # fmt: skip
+    assert data["initial"]["kind"] == "cross"
+    assert data["source"]["labels"] == [f"en{place}" for place in range(6)]
+    denominators = np.frombuffer(raw, "<f4", 16).reshape(4, 4)
+    logs = np.frombuffer(raw, "<f2", offset=64)
+    assert len(logs) == 2 * 10 + 2 * 24
+    for head in range(2):
+        own = logs[20 + 24 * head :][:24].reshape(4, 6).astype(np.float32)
+        check_precision(np.exp(own), trace.attention(0, head, kind="cross").numpy())
+        scores = own + denominators[2 + head][:, None]
+        np.testing.assert_allclose(scores, trace.scores(0, head, kind="cross").numpy(), atol=0.004)
+    only = payload(replay_page(trace, heads=1, kind="self"))
+    assert ([one["kind"] for one in only["heads"]], only["initial"]["kind"]) == (["self"], "self")
+    assert only["initial"]["sinks"] == {"self": "mask", "cross": "keep"}
+
+
+def test_beams_travel_unless_they_are_not_wanted() -> None:
+    trace = searched(random_trace(12, 8))
+    assert trace.beams is not None
+    tree = payload(replay_page(trace))["tree"]
+    assert (tree["start"], tree["width"], tree["root"]) == (8, 2, "␣word0")
+    flat = [score for step in trace.beams.steps for score in step.scores]
+    assert tree["hypotheses"]["score"] == flat
+    assert payload(replay_page(trace, beams=False))["tree"] is None
+    assert payload(replay_page(random_trace(12, 8)))["tree"] is None
+
+
 def test_a_part_of_the_rows() -> None:
     trace = random_trace(40, 10)
     weights, _ = matrices(replay_page(trace, heads=1, rows=(30, 34)))[0]
@@ -177,6 +211,10 @@ def test_what_cannot_be_shown_is_refused() -> None:
         replay_page(trace, layers=[0, 7])
     with pytest.raises(ViewError, match="drawing head 5 of layer 0"):
         replay_page(trace, heads=[1, 5])
+    with pytest.raises(ViewError, match=r"no cross-attention. choose kind='self'"):
+        replay_page(trace, kind="cross")
+    with pytest.raises(ViewError, match=r"drawing layer 7. layers recorded: 0"):
+        replay_page(translator(), layers=7)
     with pytest.raises(ViewError, match="what='heads'"):
         replay_page(trace, what="heads")  # pyright: ignore[reportArgumentType]
 

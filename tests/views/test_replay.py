@@ -16,7 +16,7 @@ from gentrace.errors import ViewBudgetError, ViewError
 from gentrace.views import replay
 from gentrace.views.figure_image import picture
 from tests.views.made import HOSTILE, random_trace, untouchable
-from tests.views.made_kinds import translator
+from tests.views.made_kinds import searched, translator
 
 
 def size(figure: go.Figure) -> int:
@@ -107,6 +107,31 @@ def test_the_curtain_covers_exactly_the_rows_to_come() -> None:
         assert max(curtain.y) >= 10.5
         assert (min(current.y), max(current.y)) == (row - 0.5, row + 0.5)
         assert (min(current.x), max(current.x)) == (-0.5, row + 0.5)
+
+
+def test_a_long_replay_keeps_every_number_and_has_fewer_stops_than_rows() -> None:
+    trace = random_trace(301, 21)
+    figure = replay(trace, heads=1)
+    (heat,) = of_type(figure, "heatmap")
+    for rows, true in ((heat.z, trace.attention(0, 1)), (heat.customdata, trace.scores(0, 1))):
+        assert [len(row) for row in rows] == list(range(1, 301))
+        for at in (0, 150, 299):
+            assert list(rows[at]) == pytest.approx(true[at, : at + 1].tolist(), rel=1e-3)
+    (slider,), names = figure.layout.sliders, {frame.name for frame in figure.frames}
+    stops = [int(step.label) for step in slider.steps]
+    assert len(names) == 300
+    assert 128 <= len(stops) <= 257
+    assert {step.args[0][0] for step in slider.steps} <= names
+    assert (stops[slider.active], stops[-1], slider.currentvalue.visible) == (20, 299, False)
+    short = replay(random_trace(30, 21), heads=1).layout.sliders[0]
+    assert ([int(step.label) for step in short.steps], short.currentvalue.visible) == (list(range(29)), True)
+
+
+def test_a_long_replay_of_a_window_keeps_its_gaps() -> None:
+    trace = random_trace(301, 21, window=40)
+    (heat,) = of_type(replay(trace, heads=0), "heatmap")
+    assert list(heat.z[100][:61]) == [None] * 61
+    assert list(heat.z[100][61:]) == pytest.approx(trace.attention(0, 0)[100, 61:101].tolist(), rel=1e-3)
 
 
 def test_it_opens_and_plays_from_the_last_prompt_token() -> None:
@@ -265,6 +290,44 @@ def test_matrices_are_as_large_as_the_sheet_allows(count: int, shape: float, col
     figure = replay(trace, heads=list(range(count)), rows=(int(40 - 40 * shape), 40))
     heats = of_type(figure, "heatmap")
     assert len({heat.x0 for heat in heats}) == columns
+    narrow = replay(trace, heads=list(range(count)), rows=(int(40 - 40 * shape), 40), width=390)
+    assert len({heat.x0 for heat in of_type(narrow, "heatmap")}) <= 2
+
+
+@pytest.mark.parametrize(("width", "rows"), [(390, None), (700, None), (1120, None), (390, (30, 34)), (1120, (30, 34))])
+def test_matrices_keep_their_shape_and_nothing_overlaps_at_any_width(width: int, rows: tuple[int, int] | None) -> None:
+    figure = replay(searched(random_trace(41, 30)), rows=rows, width=width)
+    layout, heats = figure.layout, of_type(figure, "heatmap")
+    inner = width - layout.margin.l - layout.margin.r
+    tall = layout.height - layout.margin.t - layout.margin.b
+    pixels = [
+        (axis.domain[1] - axis.domain[0]) * size / abs(axis.range[1] - axis.range[0])
+        for axis, size in ((layout.xaxis, inner), (layout.yaxis, tall))
+    ]
+    if rows is None:
+        assert pixels[0] == pytest.approx(pixels[1], rel=0.01)
+    # The names of queries, left of the matrices, need 60 pixels; of the keys below 74.
+    assert layout.margin.l + layout.xaxis.domain[0] * inner > 60
+    bars, text, tree = layout.yaxis4.domain, layout.yaxis3.domain, layout.yaxis5.domain
+    assert layout.yaxis.domain[1] < text[0]
+    if width < 1000:
+        assert (layout.xaxis4.domain[0], bars[1] < layout.yaxis.domain[0] - 74 / tall) == (0, True)
+    else:
+        assert layout.xaxis4.domain[0] > layout.xaxis.domain[1] + 0.05
+    assert tree[1] < min(bars[0] - 20 / tall, layout.yaxis.domain[0] - 74 / tall)
+    # Letters of the text are 8.07 pixels wide.
+    letters = next(trace for trace in figure.data if trace.name == "text")
+    right = max(x + len(text.replace("&lt;", "<")) for x, text in zip(letters.x, letters.text, strict=True))
+    per = inner / (layout.xaxis3.range[1] - layout.xaxis3.range[0])
+    assert per >= 8.07
+    assert right <= layout.xaxis3.range[1]
+    assert {heat.xaxis for heat in heats} == {"x"}
+
+
+def test_few_rows_leave_no_gap_above_the_slider() -> None:
+    low, full = (replay(random_trace(41, 30), heads=0, rows=rows) for rows in ((36, 40), None))
+    assert low.layout.sliders[0].pad.t < 50 < 80 < full.layout.sliders[0].pad.t
+    assert low.layout.height < 600
 
 
 @pytest.mark.parametrize(
@@ -325,6 +388,8 @@ def test_a_part_of_the_rows() -> None:
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
+    with pytest.raises(ViewError, match=r"width=200: there is no room.*give width=320"):
+        replay(random_trace(8, 3), width=200)
     trace = random_trace(8, 3)
     with pytest.raises(ViewError, match=r"drawing layer 7. layers recorded: 0"):
         replay(trace, layer=7)

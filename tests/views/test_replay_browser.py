@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from gentrace.views import replay
 from gentrace.views.labels import label
 from tests.views.made import HOSTILE, random_trace
+from tests.views.made_kinds import drafted, searched
 
 pytestmark = pytest.mark.browser
 WORDS = [*HOSTILE, *(f" word{place}" for place in range(9))]
@@ -132,10 +133,10 @@ def test_several_heads_step_by_slider_and_button_and_tell_what_the_trace_holds(b
     assert max(ticks) <= figure.layout.coloraxis2.cmax + 1e-6
     assert page.locator(".layer-below image, .imagelayer image").count() == 5
     # Plotly draws its buttons anew after another was pressed; a click on one that is just going is lost.
-    for _ in range(12):
+    for _ in range(6):
         page.click(".updatemenu-button >> text=fast")
         with contextlib.suppress(AssertionError):
-            expect(now.first).to_have_text("token 12", timeout=8_000)
+            expect(now.first).to_have_text("token 12", timeout=20_000)
             break
     expect(now.first).to_have_text("token 12", timeout=60_000)
     page.wait_for_function(
@@ -144,5 +145,32 @@ def test_several_heads_step_by_slider_and_button_and_tell_what_the_trace_holds(b
     # Nothing is left to be uncovered.
     bottom = max(value for value in read(page, "rows to come", "y") if value is not None)
     assert bottom <= heats[-1].y0 + 12.6
+    page.close()
+    assert complaints == []
+
+
+def test_a_narrow_figure_fits_a_phone_and_steps(browser: Any, tmp_path: Path) -> None:
+    trace = searched(drafted(random_trace(16, 12, heads=3)))
+    written, complaints = tmp_path / "figure.html", []
+    figure = replay(trace, heads=[1, 2], width=390)
+    written.write_text(figure.to_html(auto_play=False, config={"displayModeBar": False}), "utf-8")
+    page = browser.new_page(viewport={"width": 390, "height": 844}, offline=True)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(written.as_uri())
+    expect(page.locator(".slider-label").first).to_have_text("token 11", timeout=60_000)
+    for row in (13, 11):
+        page.evaluate(ANIMATE, row)
+        expect(page.locator(".slider-label").first).to_have_text(f"token {row}", timeout=60_000)
+    # Each part lies on the sheet: buttons, words, matrices, bars, tree, slider.
+    for part in (".updatemenu-button", ".textpoint text", ".layer-below image", ".bars path", ".slider-rail-rect"):
+        for box in (one.bounding_box() for one in page.locator(part).all()):
+            assert box is None or (box["x"] >= 0 and box["x"] + box["width"] <= 391), (part, box)
+    heats = [one for one in figure.data if one.type == "heatmap"]
+    # Other cells for each, or a tooltip that has not changed yet would do.
+    for head, heat, query, key in zip((1, 2), heats, (9, 8), (4, 2), strict=True):
+        weight, score = told(page, heat, query, key).replace("−", "-").rpartition("weight ")[2].split("score ")
+        assert float(weight) == pytest.approx(float(trace.attention(0, head)[query, key]), rel=1e-3)
+        assert float(score) == pytest.approx(float(trace.scores(0, head)[query, key]), rel=1e-3)
+    assert list(read(page, "rejected drafts", "text")) == ["&lt;b&gt;wrong", "too"]
     page.close()
     assert complaints == []

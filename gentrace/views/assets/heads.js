@@ -72,12 +72,14 @@ class HeadStrip {
     const { data: { rows, fullColour, logFloor }, size } = this;
     const scale = new Scale(this.panels[place], what, sink, rows, fullColour, logFloor);
     const most = new Int16Array(size * size).fill(HIDDEN);
-    const buffer = new Float32Array(rows[1]);
+    const panel = this.panels[place];
+    const buffer = new Float32Array(panel.columns);
     for (let row = rows[0]; row < rows[1]; row++) {
-      this.panels[place].fill(row, what, buffer);
+      panel.fill(row, what, buffer);
+      const count = panel.seen(row);
       const y = Math.floor(((row - rows[0]) * size) / (rows[1] - rows[0])) * size;
-      for (let key = scale.skip; key <= row; key++) {
-        const at = y + Math.floor((key * size) / rows[1]);
+      for (let key = scale.skip; key < count; key++) {
+        const at = y + Math.floor((key * size) / panel.columns);
         const level = scale.level(buffer[key], key);
         if (level > most[at]) most[at] = level;
       }

@@ -11,12 +11,10 @@ class MatrixView {
   constructor(data, hover) {
     this.data = data;
     [this.start, this.stop] = data.rows;
-    this.keys = this.stop;
     for (const id of ["plot", "cells", "canvas", "curtain", "current", "strongest"]) this[id] = document.getElementById(id);
     for (const id of ["row-labels", "key-labels", "row-chip", "key-chip", "prompt-row", "prompt-key"]) {
       this[id.replace(/-(.)/, (_, letter) => letter.toUpperCase())] = document.getElementById(id);
     }
-    this.canvas.width = this.keys;
     this.canvas.height = this.stop - this.start;
     this.cells.addEventListener("pointermove", (event) => hover(event, this.cellAt(event)));
     this.cells.addEventListener("pointerleave", (event) => hover(event, null));
@@ -26,11 +24,12 @@ class MatrixView {
     const box = this.cells.getBoundingClientRect();
     const key = Math.floor((event.clientX - box.left) / this.cellWidth);
     const row = this.start + Math.floor((event.clientY - box.top) / this.cellHeight);
-    return key >= 0 && key <= row && row <= this.row ? { row, key } : null;
+    return key >= 0 && key < this.panel.seen(row) && row >= this.start && row <= this.row ? { row, key } : null;
   }
 
-  // Sizes in CSS pixels: square cells where all rows are shown, at least readable where only a few are.
+  // Sizes in CSS pixels: a square where a text looks at all of itself; else cells about square, and at least readable.
   resize() {
+    if (!this.panel) return;
     const narrow = matchMedia("(max-width: 899px)").matches;
     const room = this.plot.getBoundingClientRect();
     const rows = this.stop - this.start;
@@ -39,8 +38,9 @@ class MatrixView {
     const wide = room.width - this.gutter - 4;
     const tall = narrow ? wide : Math.max(180, room.height - this.foot - EDGE);
     const square = Math.min(wide, tall, this.keys * 44);
-    this.width = rows === this.keys ? square : wide;
-    this.height = rows === this.keys ? square : Math.min(tall, Math.max(14 * rows, (wide * rows) / this.keys));
+    const whole = !this.panel.crossed && rows === this.keys;
+    this.width = whole ? square : this.panel.crossed ? Math.min(wide, this.keys * 44) : wide;
+    this.height = whole ? square : Math.min(tall, Math.max(14 * rows, (this.width * rows) / this.keys));
     this.cellWidth = this.width / this.keys;
     this.cellHeight = this.height / rows;
     this.left = this.gutter + Math.max(0, (wide - this.width) / 2);
@@ -55,21 +55,29 @@ class MatrixView {
   placePrompt() {
     const at = this.data.promptLength;
     this.promptRow.hidden = at <= this.start || at >= this.stop;
-    this.promptKey.hidden = at <= 0 || at >= this.keys;
-    place(this.promptRow, { top: (at - this.start) * this.cellHeight, width: at * this.cellWidth });
+    this.promptKey.hidden = this.panel.crossed || at <= 0 || at >= this.keys;
+    const width = this.panel.crossed ? this.width : at * this.cellWidth;
+    place(this.promptRow, { top: (at - this.start) * this.cellHeight, width });
     place(this.promptKey, { top: Math.max(0, at - this.start) * this.cellHeight, left: at * this.cellWidth });
   }
 
   paint(panel, scale, palette) {
+    this.panel = panel;
     this.scale = scale;
     this.palette = palette;
+    if (this.keys !== panel.columns) {
+      this.canvas.width = this.keys = panel.columns;
+      this.row = undefined;
+      this.resize();
+    }
     const image = new ImageData(this.keys, this.stop - this.start);
     const buffer = new Float32Array(this.keys);
     const unseen = channels(palette.theme.unseen);
     for (let row = this.start; row < this.stop; row++) {
       panel.fill(row, scale.what, buffer);
       let at = (row - this.start) * this.keys * 4;
-      for (let key = 0; key <= row; key++, at += 4) {
+      const count = panel.seen(row);
+      for (let key = 0; key < count; key++, at += 4) {
         const level = scale.level(buffer[key], key);
         const colour = level >= 0 ? palette.rgb[level] : unseen;
         image.data[at] = colour[0];
@@ -121,13 +129,14 @@ class MatrixView {
     keys.translate(EDGE, 0);
     place(this.keyLabels, { left: this.left - EDGE, top: this.height + EDGE });
     keys.textAlign = "right";
+    const { crossed, keyLabels } = this.panel;
     const keyStride = Math.max(1, Math.ceil(13 / this.cellWidth));
     for (let key = 0; key < this.keys; key += keyStride) {
       keys.save();
       keys.translate((key + 0.5) * this.cellWidth, 8);
       keys.rotate(-Math.PI / 2);
-      keys.fillStyle = this.colour(key);
-      keys.fillText(this.clipped(keys, this.data.labels[key], this.foot - 12), 0, 0);
+      keys.fillStyle = crossed ? this.palette.theme.ink : this.colour(key);
+      keys.fillText(this.clipped(keys, keyLabels[key], this.foot - 12), 0, 0);
       keys.restore();
     }
   }
@@ -138,20 +147,22 @@ class MatrixView {
     const top = (row - this.start) * this.cellHeight;
     this.curtain.style.transform = `translateY(${top + this.cellHeight}px)`;
     this.rowLabels.style.clipPath = `inset(0 0 ${this.height - top - this.cellHeight + EDGE}px 0)`;
-    this.keyLabels.style.clipPath = `inset(0 ${this.width - (row + 1) * this.cellWidth + EDGE}px 0 0)`;
+    const count = this.panel.seen(row);
+    const width = count * this.cellWidth;
+    this.keyLabels.style.clipPath = this.panel.crossed ? "none" : `inset(0 ${this.width - width + EDGE}px 0 0)`;
     const height = Math.max(this.cellHeight, 3);
-    place(this.current, { top: top - (height - this.cellHeight) / 2, height, width: (row + 1) * this.cellWidth });
+    place(this.current, { top: top - (height - this.cellHeight) / 2, height, width });
     this.rowChip.textContent = this.data.labels[row];
     place(this.rowChip, { top: EDGE + top + this.cellHeight / 2, right: this.plot.clientWidth - this.left + 4 });
     let strongest = -1;
-    for (let key = this.scale.skip; key <= row; key++) if (strongest < 0 || values[key] > values[strongest]) strongest = key;
+    for (let key = this.scale.skip; key < count; key++) if (strongest < 0 || values[key] > values[strongest]) strongest = key;
     const seen = strongest >= 0 && !Number.isNaN(values[strongest]);
     this.keyChip.hidden = this.strongest.hidden = !seen;
+    this.strongestKey = seen ? strongest : null;
     if (!seen) return;
-    this.strongestKey = strongest;
     const x = (strongest + 0.5) * this.cellWidth;
     place(this.strongest, { left: x, top: top + this.cellHeight });
-    this.keyChip.textContent = this.data.labels[strongest];
+    this.keyChip.textContent = this.panel.keyLabels[strongest];
     place(this.keyChip, { left: Math.min(this.left + x, this.left + this.width - 20), top: this.height + EDGE + 4 });
   }
 }

@@ -1,8 +1,8 @@
 "use strict";
 // What Python wrote into the page: a JSON object, and one block of numbers in base64.
 //
-// The block holds, for each head, the log-denominator of every row (float32), then for each head its lower triangle of
-// log-weights (float16). weight = exp(log-weight), score = log-weight + log-denominator: one number serves both.
+// The block holds, for each head, the log-denominator of every row (float32), then for each head its log-weights
+// (float16): the lower triangle of self-attention, all keys of the source in cross-attention. weight = exp(log-weight), score = log-weight + log-denominator: one number serves both.
 
 const LOG_WEIGHT = new Float32Array(65536);
 const WEIGHT = new Float32Array(65536);
@@ -28,19 +28,30 @@ function bytesOf(id) {
   return bytes;
 }
 
-// One head: rows start … stop − 1, row p with the keys 0 … p.
-class Head {
-  constructor(info, codes, denominators, start) {
+// One matrix: rows start … stop − 1, row p with the keys 0 … p, or with all of the source's.
+class Panel {
+  constructor(info, data) {
     Object.assign(this, info);
-    this.codes = codes;
-    this.denominators = denominators;
-    this.start = start;
+    [this.start, this.stop] = data.rows;
+    this.crossed = info.kind === "cross";
+    this.keyLabels = this.crossed ? data.source.labels : data.labels;
+    this.columns = this.crossed ? data.source.labels.length : this.stop;
+    this.cells = this.at(this.stop);
   }
 
+  // Where a row begins among the cells.
   at(row) {
+    if (this.crossed) return (row - this.start) * this.columns;
     return (row * (row + 1) - this.start * (this.start + 1)) / 2;
   }
 
+  // How many keys a row may look at.
+  seen(row) {
+    return this.crossed ? this.columns : row + 1;
+  }
+}
+
+class Head extends Panel {
   weight(row, key) {
     return WEIGHT[this.codes[this.at(row) + key]];
   }
@@ -49,40 +60,33 @@ class Head {
     return LOG_WEIGHT[this.codes[this.at(row) + key]] + this.denominators[row - this.start];
   }
 
-  // Fills out[0 … row] with the row's weights or scores.
+  // Fills out[0 …] with what the row may look at: its weights or scores.
   fill(row, what, out) {
-    const at = this.at(row);
+    const [at, count] = [this.at(row), this.seen(row)];
     if (what === "weights") {
-      for (let key = 0; key <= row; key++) out[key] = WEIGHT[this.codes[at + key]];
+      for (let key = 0; key < count; key++) out[key] = WEIGHT[this.codes[at + key]];
     } else {
       const denominator = this.denominators[row - this.start];
-      for (let key = 0; key <= row; key++) out[key] = LOG_WEIGHT[this.codes[at + key]] + denominator;
+      for (let key = 0; key < count; key++) out[key] = LOG_WEIGHT[this.codes[at + key]] + denominator;
     }
   }
 }
 
 // The mean of several heads' weights, and of their scores, made when first asked for.
-class Mean {
-  constructor(info, heads, start, cells) {
-    Object.assign(this, info);
+class Mean extends Panel {
+  constructor(info, data, heads) {
+    super(info, data);
     this.heads = heads;
-    this.start = start;
-    this.cells = cells;
     this.made = {};
-  }
-
-  at(row) {
-    return (row * (row + 1) - this.start * (this.start + 1)) / 2;
   }
 
   values(what) {
     if (this.made[what]) return this.made[what];
     const sum = new Float32Array(this.cells);
     for (const head of this.heads) {
-      const rows = head.denominators.length;
-      for (let at = 0, row = this.start; row < this.start + rows; row++) {
-        const denominator = head.denominators[row - this.start];
-        for (let key = 0; key <= row; key++, at++) {
+      for (let at = 0, row = this.start; row < this.stop; row++) {
+        const [denominator, count] = [head.denominators[row - this.start], this.seen(row)];
+        for (let key = 0; key < count; key++, at++) {
           sum[at] += what === "weights" ? WEIGHT[head.codes[at]] : LOG_WEIGHT[head.codes[at]] + denominator;
         }
       }
@@ -101,31 +105,39 @@ class Mean {
 
   fill(row, what, out) {
     const at = this.at(row);
-    out.set(this.values(what).subarray(at, at + row + 1));
+    out.set(this.values(what).subarray(at, at + this.seen(row)));
   }
+}
+
+function readHeads(data, bytes) {
+  const rows = data.rows[1] - data.rows[0];
+  const denominators = new Float32Array(bytes.buffer, bytes.byteOffset, data.heads.length * rows);
+  const codes = new Uint16Array(bytes.buffer, bytes.byteOffset + denominators.byteLength);
+  let from = 0;
+  return data.heads.map((info, place) => {
+    const head = new Head({ ...info, name: `head ${info.head}` }, data);
+    const own = { codes: codes.subarray(from, from + head.cells), denominators: denominators.subarray(place * rows, (place + 1) * rows) };
+    from += head.cells;
+    return Object.assign(head, own);
+  });
+}
+
+// Every layer's panels, by kind of attention: the mean of its heads first.
+function byLayer(data, heads) {
+  const layers = [...new Set(heads.map((head) => head.layer))];
+  return new Map(layers.map((layer) => {
+    const own = heads.filter((head) => head.layer === layer);
+    const info = { layer, head: null, kind: own[0].kind, name: `mean of ${own.length} heads` };
+    return [layer, own.length > 1 ? [new Mean(info, data, own), ...own] : own];
+  }));
 }
 
 function readPayload() {
   const element = document.getElementById("payload");
   const data = JSON.parse(element.textContent);
   element.remove();
-  const bytes = bytesOf("matrices");
-  const [start, stop] = data.rows;
-  const cells = (stop * (stop + 1) - start * (start + 1)) / 2;
-  const count = data.heads.length;
-  const denominators = new Float32Array(bytes.buffer, bytes.byteOffset, count * (stop - start));
-  const codes = new Uint16Array(bytes.buffer, bytes.byteOffset + denominators.byteLength, count * cells);
-  const heads = data.heads.map((info, place) => new Head(
-    { ...info, name: `head ${info.head}` },
-    codes.subarray(place * cells, (place + 1) * cells),
-    denominators.subarray(place * (stop - start), (place + 1) * (stop - start)),
-    start,
-  ));
-  data.layers = [...new Set(heads.map((head) => head.layer))];
-  data.panels = new Map(data.layers.map((layer) => {
-    const own = heads.filter((head) => head.layer === layer);
-    const mean = new Mean({ layer, head: null, name: `mean of ${own.length} heads` }, own, start, cells);
-    return [layer, own.length > 1 ? [mean, ...own] : own];
-  }));
+  const heads = readHeads(data, bytesOf("matrices"));
+  data.kinds = [...new Set(heads.map((head) => head.kind))];
+  data.panels = Object.fromEntries(data.kinds.map((kind) => [kind, byLayer(data, heads.filter((head) => head.kind === kind))]));
   return data;
 }

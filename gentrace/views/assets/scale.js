@@ -53,14 +53,16 @@ class Scale {
     this.log = what === "weights" && sink === "log";
     this.skip = sink === "mask" ? 1 : 0;
     this.unseen = false;
-    const buffer = new Float32Array(rows[1]);
+    this.whose = panel.crossed ? "the source’s first token" : "first token";
+    const buffer = new Float32Array(panel.columns);
     const [strongest, scores] = [[], []];
     const stride = Math.max(1, Math.round((rows[1] - rows[0]) / 256));
     for (let row = rows[0]; row < rows[1]; row++) {
       panel.fill(row, what, buffer);
       if (Number.isNaN(buffer[0])) { this.unseen = true; continue; }
       let most = -Infinity;
-      for (let key = this.skip; key <= row; key++) {
+      const count = panel.seen(row);
+      for (let key = this.skip; key < count; key++) {
         if (buffer[key] > most) most = buffer[key];
         if (what === "scores" && row % stride === 0 && Number.isFinite(buffer[key])) scores.push(buffer[key]);
       }
@@ -88,7 +90,7 @@ class Scale {
     const clipped = this.log ? "" : "; beyond the ends of the scale colours stay the same";
     const weights = this.log ? "weights, logarithmic" : "weights, linear";
     const kind = this.what === "scores" ? "scores before softmax, linear" : weights;
-    const aside = this.skip ? "; first token set aside (grey)" : "";
+    const aside = this.skip ? `; ${this.whose} set aside (grey)` : "";
     return `${kind}${aside}${clipped}${this.unseen ? "; striped rows were never seen" : ""}`;
   }
 }
