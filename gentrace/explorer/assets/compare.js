@@ -213,6 +213,7 @@ export class CompareTab {
   }
 
   point(cell) {
+    if (!cell) this.pointed = null;
     if (!this.queries) return;
     const at = cell && this.placesOf(cell);
     this.views[0].point(cell);

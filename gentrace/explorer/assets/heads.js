@@ -4,6 +4,7 @@
 import { MatrixView, sheetOf } from "./matrix.js";
 import { counted, make } from "./pen.js";
 import { Scroller } from "./scroller.js";
+import { visited } from "./tip.js";
 
 const LEAST = 0.05; // weights below have no line
 const MOST = 4000; // lines that are drawn, the strongest
@@ -33,8 +34,7 @@ export class HeadsTab {
       make("section", { className: "card lines" }, make("h2", {}, "Head view: who looks at whom"), this.legend, make("div", { className: "line-choice" }, this.choice, this.pairs), this.scroll, this.linesNote),
     );
     this.scroller = new Scroller(this.scroll, ROW, (pen, view) => this.draw(pen, view));
-    this.scroll.addEventListener("pointermove", (event) => this.hover(event));
-    this.scroll.addEventListener("pointerleave", () => { this.focus = null; app.hover(null, null); this.paint(); });
+    visited(this.scroll, (event) => this.hover(event), () => app.hover(null, null));
     this.scroll.addEventListener("click", (event) => {
       const at = this.scroller.at(event);
       if (at && at.across < 0.5) app.step(at.row + app.head.start);
@@ -263,6 +263,10 @@ export class HeadsTab {
   }
 
   point(cell) {
+    if (!cell && this.focus) {
+      this.focus = null;
+      this.paint();
+    }
     for (const { view } of this.views) view.point(cell);
   }
 

@@ -2,6 +2,7 @@
 // shows is a sheet: how many rows and columns, their labels, and how to paint them.
 
 import { CanvasPen, clipped, fontOf, make } from "./pen.js";
+import { visited } from "./tip.js";
 import { within } from "./zoom.js";
 
 const LINE = 1.5; // thickness of the frame around the current row
@@ -102,8 +103,7 @@ export class MatrixView {
     [this.rowChip, this.keyChip] = [make("bdi", { className: "chip" }), make("bdi", { className: "chip soft" })];
     for (const part of [this.current, this.cross, this.rowChip, this.keyChip, this.promptRow, this.promptKey]) part.hidden = true;
     element.append(...(labels ? [this.rowLabels] : []), this.cells, ...(labels ? [this.keyLabels, this.rowChip, this.keyChip] : []));
-    this.cells.addEventListener("pointermove", (event) => hover(event, this.cellAt(event)));
-    this.cells.addEventListener("pointerleave", (event) => hover(event, null));
+    visited(this.cells, (event) => hover(event, this.cellAt(event)), (event) => hover(event, null));
     this.cells.addEventListener("click", (event) => { const cell = this.cellAt(event); if (choose && cell && !this.dragged) choose(cell); });
     if (move) this.listen();
   }

@@ -4,6 +4,7 @@
 import { css, showNumber } from "./colour.js";
 import { make } from "./pen.js";
 import { Scroller } from "./scroller.js";
+import { visited } from "./tip.js";
 
 const ROW = 26;
 
@@ -17,12 +18,11 @@ export class NeuronTab {
     this.note = make("p", { className: "key" });
     panel.append(make("section", { className: "card neuron" }, this.title, this.missing, this.identity, this.scroll, this.note));
     this.scroller = new Scroller(this.scroll, ROW, (pen, view) => this.draw(pen, view));
-    this.scroll.addEventListener("pointermove", (event) => {
+    const over = (event) => {
       const at = this.scroller.at(event);
-      const cell = at && at.row < this.count ? { query: app.v.step, key: at.row } : null;
-      app.hover(event, cell);
-    });
-    this.scroll.addEventListener("pointerleave", () => app.hover(null, null));
+      app.hover(event, at && at.row < this.count ? { query: app.v.step, key: at.row } : null);
+    };
+    visited(this.scroll, over, () => app.hover(null, null));
     this.scroll.addEventListener("click", (event) => {
       const at = this.scroller.at(event);
       if (at && at.row < this.count) app.set({ key: at.row });

@@ -2,6 +2,7 @@
 
 import { showPercent } from "./colour.js";
 import { make } from "./pen.js";
+import { visited } from "./tip.js";
 
 export class TextView {
   constructor(element, { choose, hover }) {
@@ -11,8 +12,7 @@ export class TextView {
       return token ? Number(token.dataset.position) : null;
     };
     element.addEventListener("click", (event) => { if (of(event) !== null) choose(of(event)); });
-    element.addEventListener("pointermove", (event) => hover(event, of(event)));
-    element.addEventListener("pointerleave", (event) => hover(event, null));
+    visited(element, (event) => hover(event, of(event)), (event) => hover(event, null));
   }
 
   // Lays the tokens out; role and label of each are up to the caller.
