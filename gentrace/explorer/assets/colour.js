@@ -143,5 +143,6 @@ export function showPercent(value) {
   const percent = 100 * value;
   if (percent === 0) return "0 %";
   if (percent < 0.01) return "< 0.01 %";
-  return `${percent >= 99.95 ? percent.toFixed(percent === 100 ? 0 : 2) : percent.toPrecision(percent < 1 ? 2 : 3)} %`;
+  if (percent > 99.99) return percent < 100 ? "> 99.99 %" : "100 %";
+  return `${percent >= 99.95 ? percent.toFixed(2) : percent.toPrecision(percent < 1 ? 2 : 3)} %`;
 }

@@ -171,7 +171,7 @@ export class ReplayTab {
     this.numbers.textContent = words.join(" · ");
     fillAlternatives(this.bars, tokens, known ? position : -1);
     const both = known && tokens.alternatives[position].some((one) => one[2] !== null);
-    const note = `Upper bar: the model’s own probability, in orange for the token that came.${both ? " Lower bar: as really sampled from." : ""}`;
+    const note = `${both ? "Upper bar" : "Bar"}: the model’s own probability, in orange for the token that came.${both ? " Lower bar: as really sampled from." : ""}`;
     if (this.barsKey.textContent !== note) this.barsKey.textContent = note;
   }
 

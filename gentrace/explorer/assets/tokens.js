@@ -119,7 +119,7 @@ export class TokensTab {
     const facts = [
       ["position", `${at}${at < this.tokens.promptLength ? ", given" : ", written"}`],
       ["probability", known(logprobs[at], (value) => showPercent(Math.exp(value)))],
-      ["as sampled from", known(sampled[at], showPercent)],
+      ...(this.tokens.warped ? [["as sampled from", known(sampled[at], showPercent)]] : []),
       ["surprise", known(logprobs[at], (value) => `${showNumber(-value, 2)} nats`)],
       ["entropy", known(entropy[at], (value) => `${showNumber(value, 2)} nats`)],
       ["rank", known(rank[at], (value) => `${value + 1}`)],
