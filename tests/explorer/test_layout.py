@@ -1,6 +1,7 @@
 """What stands where: on a projector, a phone and paper."""
 
 import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ def opened(browser: Any, path: Path) -> Iterator[Opened]:
 
 
 LABELS = """(view) => {
-    const [labels, size, stride] = view.along === "y"
-        ? [explorer.tab.matrix.rowLabels, explorer.tab.matrix.cellHeight] : [explorer.tab.matrix.keyLabels, explorer.tab.matrix.cellWidth];
+    const { matrix } = explorer.tab;
+    const [labels, size] = view.along === "y"
+        ? [matrix.rowLabels, matrix.cellHeight] : [matrix.keyLabels, matrix.cellWidth];
     const box = labels.getBoundingClientRect();
     const seen = (at) => {
         const [x, y] = view.along === "y" ? [box.right - 12, box.top + at] : [box.left + at, box.top + 12];
@@ -110,3 +112,25 @@ def test_a_view_is_one_page_of_paper(browser: Any, path: Path, tab: str) -> None
     printed = opened.page.pdf(format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "1cm"))
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 1
     opened.close()
+
+
+def test_lines_of_several_heads_run_side_by_side_and_their_squares_say_which(opened: Opened, tmp_path: Path) -> None:
+    opened.page.evaluate("explorer.set({tab: 'heads', head: 'mean', step: 8})")
+    lines = opened.page.evaluate("explorer.tab.lines.filter((line) => line.query === 8)")
+    assert len({line["key"] for line in lines}) < len(lines)
+    with opened.page.expect_download() as download:
+        opened.page.locator("#svg").click()
+    download.value.save_as(tmp_path / "picture.svg")
+    drawn = ElementTree.fromstring((tmp_path / "picture.svg").read_bytes())
+    paths = [one.get("d") for one in drawn.iter("{http://www.w3.org/2000/svg}path")]
+    assert len(set(paths)) == len(paths) == len(lines)
+    colours = opened.page.evaluate("explorer.layer.heads.map((_, at) => explorer.palette.head(at))")
+    squares = [
+        (one.get("fill"), float(one.get("opacity") or 1))
+        for one in drawn.iter("{http://www.w3.org/2000/svg}rect")
+        if one.get("height") == "8"
+    ]
+    expected = [(colours[line["colour"]], min(1, 0.25 + line["weight"])) for line in lines]
+    found = sorted(one for one in squares if one[0] in colours)
+    assert [one[0] for one in found] == [one[0] for one in sorted(expected)]
+    assert [one[1] for one in found] == pytest.approx([one[1] for one in sorted(expected)])

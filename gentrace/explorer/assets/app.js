@@ -10,7 +10,7 @@ import { HeadsTab, PAIRS } from "./heads.js";
 import { darkAround } from "./link.js";
 import { ModelTab } from "./model.js";
 import { NeuronTab } from "./neuron.js";
-import { fontOf, make } from "./pen.js";
+import { make } from "./pen.js";
 import { ReplayTab } from "./replay.js";
 import { readAddress, State } from "./state.js";
 import { Store } from "./store.js";
@@ -31,8 +31,6 @@ class Explorer {
     this.print = matchMedia("print");
     this.tabs = {};
     this.values = new Float32Array(Math.max(...this.store.traces.flatMap((trace) => [trace.text, trace.source].map((tokens) => tokens?.labels.length ?? 0))) + 1);
-    const ruler = make("canvas").getContext("2d");
-    this.measure = (words, size, options) => { ruler.font = fontOf(size, options); return ruler.measureText(words).width; };
     const wanted = this.settle({ ...this.defaults(), ...readAddress() });
     const first = wanted.tab === "neuron" && !("head" in readAddress()) ? this.settle({ ...wanted, ...this.withVectors(wanted) }) : wanted;
     this.state = new State(first, (values) => this.settle(values));

@@ -2,6 +2,7 @@
 
 import { align } from "./align.js";
 import { showNumber } from "./colour.js";
+import { drawRamp } from "./legend.js";
 import { MatrixView, sheetOf } from "./matrix.js";
 import { make } from "./pen.js";
 
@@ -68,6 +69,7 @@ export class CompareTab {
     this.sidesA = app.sides;
     this.sidesB = app.store.sides(other.trace, app.v.kind);
     const scale = app.scaleOf([this.a, this.b]);
+    this.scale = scale;
     this.skip = scale.skip;
     this.views.forEach((view) => { view.palette = app.palette; });
     // A window of A's positions fits B and the difference only where all tokens are the same.
@@ -231,14 +233,20 @@ export class CompareTab {
 
   picture() {
     const sizes = this.views.map((view) => view.drawn);
+    const { palette } = this.app;
+    const [top, note] = [Math.max(...sizes.map((size) => size.height)), this.note.textContent];
+    const most = `${this.most.toPrecision(2)}`;
     return {
-      width: sizes.reduce((sum, size) => sum + size.width + 18, 0), height: Math.max(...sizes.map((size) => size.height)), name: "compare",
+      width: sizes.reduce((sum, size) => sum + size.width + 18, 0), height: top + 48, name: "compare",
       draw: (pen) => {
         let x = 0;
         this.views.forEach((view, at) => {
           view.draw(pen, x, 0, this.parts[at].title.textContent);
           x += sizes[at].width + 18;
         });
+        const options = { ...palette.theme, most: x };
+        drawRamp(pen, 0, top + 4, palette.theme.attention, this.scale.words(), options);
+        drawRamp(pen, 0, top + 28, palette.balance, [`−${most}`, `+${most}`, `A − B. ${note}`], options);
       },
     };
   }

@@ -320,10 +320,11 @@ export class MatrixView {
   draw(pen, x, y, title) {
     const { sheet, palette: { theme } } = this;
     const [left, top] = [x + (this.labels ? this.gutter : 0), y + 24];
-    pen.text(left, y + 10, title, { size: 13, weight: 600, fill: theme.ink });
+    pen.text(x, y + 10, title, { size: 13, weight: 600, fill: theme.ink, most: this.drawn.width });
     pen.rect(left, top, this.width, this.height, theme.paper);
     const last = this.curtain.hidden ? this.q1 : Math.min(this.q1, this.row + 1);
     if (last > this.q0) pen.image(this.crop(last), left, top, this.width, (last - this.q0) * this.cellHeight);
+    this.drawRules(pen, left, top, last);
     if (!this.current.hidden) {
       pen.rect(left, top + (this.row - this.q0) * this.cellHeight, this.reach(this.row), this.cellHeight, null, { stroke: theme.accent, line: 1.2 });
     }
@@ -336,6 +337,15 @@ export class MatrixView {
     for (let key = this.k0; key < (sheet.causal ? Math.min(this.k1, last) : this.k1); key += stride(this.cellWidth)) {
       pen.text(left + (key - this.k0 + 0.5) * this.cellWidth, top + this.height + 6, sheet.keyLabels[key] ?? "", { size, anchor: "end", turn: -90, fill: key < sheet.keyPrompt ? theme.muted : theme.ink, most: this.foot - 8 });
     }
+  }
+
+  // Where writing begins.
+  drawRules(pen, left, top, last) {
+    const { sheet, palette: { theme } } = this;
+    const at = sheet.queryPrompt;
+    const [down, across] = [(at - this.q0) * this.cellHeight, (at - this.k0) * this.cellWidth];
+    if (!this.promptRow.hidden && at < last) pen.lines([[left, top + down], [left + (sheet.causal ? Math.max(0, across) : this.width), top + down]], theme.muted, 1, [3, 3]);
+    if (!this.promptKey.hidden && at < last) pen.lines([[left + across, top + (sheet.causal ? Math.max(0, down) : 0)], [left + across, top + (last - this.q0) * this.cellHeight]], theme.muted, 1, [3, 3]);
   }
 
   // The part of the painted matrix that is in sight, up to a row.

@@ -4,8 +4,9 @@
 import { fillAlternatives } from "./alternatives.js";
 import { BeamsView } from "./beams.js";
 import { ASIDE, css, mixed, showNumber, showPercent } from "./colour.js";
+import { drawAlternatives, drawRamp } from "./legend.js";
 import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
-import { make } from "./pen.js";
+import { make, measuring } from "./pen.js";
 import { TextView } from "./text.js";
 
 const THUMB = 44;
@@ -69,9 +70,8 @@ export class ReplayTab {
       this.ramp.style.background = app.palette.gradient(app.palette.theme.attention);
       this.swatches[0].style.background = this.ramp.style.background;
       this.swatches[1].style.background = app.palette.gradient(app.palette.theme.probability);
-      this.low.textContent = app.scale.log ? "≤ 0.0001" : "0";
-      this.high.textContent = app.scale.high >= 0.995 ? "1.0" : app.scale.high.toPrecision(2);
-      this.note.textContent = ` ${app.scale.note()}.`;
+      const [low, high, note] = app.scale.words();
+      [this.low.textContent, this.high.textContent, this.note.textContent] = [low, high, ` ${note}`];
       this.underline();
       this.ghostKey.hidden = !this.running.tokens.drafts?.length;
     }
@@ -89,7 +89,8 @@ export class ReplayTab {
   underline() {
     const { logprobs } = this.running.tokens;
     const { probability } = this.app.palette.theme;
-    logprobs.forEach((value, at) => this.running.underline(at, value === null ? "transparent" : css(mixed(probability, Math.exp(value)))));
+    this.lines = logprobs.map((value) => (value === null ? null : css(mixed(probability, Math.exp(value)))));
+    this.lines.forEach((colour, at) => this.running.underline(at, colour ?? "transparent"));
   }
 
   fillStrip() {
@@ -195,24 +196,31 @@ export class ReplayTab {
   }
 
   picture() {
-    const { app, matrix } = this;
+    const { app, matrix, foreign, running } = this;
+    const { theme } = app.palette;
+    const { kind, step } = app.v;
     const size = matrix.drawn;
     const width = Math.max(size.width, 560);
-    const { theme } = app.palette;
-    const painted = app.v.kind === "self" ? this.running : this.foreign;
-    const colours = (at) => {
-      const part = painted.parts[at];
-      const aside = part.background === "aside";
-      const ink = at < painted.tokens.promptLength ? theme.muted : theme.ink;
-      return { background: aside ? theme.unseen : part.background || null, ink: part.background && !aside ? part.inner.style.color : ink, outline: painted === this.running && at === app.v.step ? theme.accent : null };
+    const painted = kind === "self" ? running : foreign;
+    const colours = (view) => (at) => {
+      const own = view === painted ? view.parts[at] : { background: "" };
+      const aside = own.background === "aside";
+      const ink = at < view.tokens.promptLength ? theme.muted : theme.ink;
+      const outline = view !== running ? null : at === step ? theme.accent : at === step + 1 && kind !== "encoder" ? theme.muted : null;
+      return { background: aside ? theme.unseen : own.background || null, ink: own.background && !aside ? own.inner.style.color : ink, outline, line: view === running ? this.lines[at] : null };
     };
-    const tall = painted.draw({ measure: app.measure, rect() {}, text() {} }, 0, 0, width, colours);
-    return {
-      width, height: size.height + tall + 18, name: `replay-layer${app.layer.index}-${app.head.head}-token${app.v.step}`,
-      draw: (pen) => {
-        painted.draw(pen, 0, 0, width, colours);
-        matrix.draw(pen, 0, tall + 18, `${app.layerName}, ${app.head.name}, token ${app.v.step}`);
-      },
+    const texts = kind === "self" ? [running] : [foreign, running];
+    const next = kind === "encoder" || !app.trace.text.labels[step + 1] ? -1 : step + 1;
+    const draw = (pen) => {
+      let y = 0;
+      for (const view of texts) y += view.draw(pen, 0, y, width, colours(view)) + 6;
+      y += 8;
+      pen.text(0, y, next < 0 ? "" : `What comes next: ${app.trace.text.labels[next]} · ${this.numbers.textContent}`, { size: 12, weight: 600, fill: theme.ink, most: width });
+      y += 16 + drawAlternatives(pen, 0, y + 16, width, app.trace.text, next, theme) + 14;
+      matrix.draw(pen, 0, y, `${app.layerName}, ${app.head.name}, token ${step}`);
+      y += size.height + 4;
+      return y + drawRamp(pen, 0, y, theme.attention, app.scale.words(), { ...theme, most: width });
     };
+    return { width, height: draw(measuring), name: `replay-layer${app.layer.index}-${app.head.head}-token${step}`, draw };
   }
 }

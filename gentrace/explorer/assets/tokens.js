@@ -2,7 +2,8 @@
 
 import { fillAlternatives } from "./alternatives.js";
 import { css, inkOn, mixed, showNumber, showPercent } from "./colour.js";
-import { CanvasPen, make } from "./pen.js";
+import { drawRamp } from "./legend.js";
+import { CanvasPen, make, measuring } from "./pen.js";
 import { TextView } from "./text.js";
 
 const MEASURES = { probability: "probability", surprise: "surprise", entropy: "entropy", rank: "rank" };
@@ -97,6 +98,7 @@ export class TokensTab {
       probability: [theme.probability, "0 ", " 1"], surprise: [theme.surprise, "0 ", " 10 nats and more"],
       entropy: [theme.surprise, "0 ", " 6 nats and more"], rank: [theme.surprise, "first choice ", " its 1,000th and beyond"],
     }[app.v.colour];
+    this.stops = stops;
     this.ramp.style.background = app.palette.gradient(stops);
     [this.low.textContent, this.high.textContent] = [low, `${high}; tokens without colour were not predicted${tokens.drafts?.length ? "; struck through: drafted and rejected" : ""}`];
     view.mark("query", this.pinned);
@@ -178,16 +180,15 @@ export class TokensTab {
     const width = 860;
     const colours = (at) => {
       const colour = this.colour(at);
-      return { background: colour ? css(colour) : null, ink: colour ? inkOn(colour) : theme.muted };
+      return { background: colour ? css(colour) : null, ink: colour ? inkOn(colour) : theme.muted, outline: at === this.pinned ? theme.accent : null };
     };
-    const tall = this.view.draw({ measure: this.app.measure, rect() {}, text() {} }, 0, 28, width, colours);
-    return {
-      width, height: tall + 40 + TALL, name: `tokens-${this.app.v.colour}`,
-      draw: (pen) => {
-        pen.text(0, 8, `${this.app.trace.model}: tokens by ${MEASURES[this.app.v.colour]}`, { size: 13, weight: 600, fill: theme.ink });
-        this.view.draw(pen, 0, 28, width, colours);
-        this.bar(pen, tall + 36, width);
-      },
+    const draw = (pen) => {
+      pen.text(0, 8, `${this.app.trace.model}: tokens by ${MEASURES[this.app.v.colour]}`, { size: 13, weight: 600, fill: theme.ink, most: width });
+      let y = 36 + this.view.draw(pen, 0, 28, width, colours);
+      y += drawRamp(pen, 0, y, this.stops, [this.low.textContent.trim(), this.high.textContent.trim(), ""], { ...theme, most: width });
+      this.bar(pen, y + 8, width);
+      return y + 8 + TALL;
     };
+    return { width, height: draw(measuring), name: `tokens-${this.app.v.colour}`, draw };
   }
 }
