@@ -14,6 +14,7 @@ from gentrace.explorer import explore
 from gentrace.trace.trace import Trace
 from gentrace.views.labels import label, running
 from gentrace.views.theme import contrast
+from tests.complaints import complaints_of
 from tests.explorer.opened import Opened
 from tests.views.made import HOSTILE, random_trace
 
@@ -341,9 +342,7 @@ def test_in_a_notebook_it_is_a_frame_of_its_own(browser: Any, trace: Trace, tmp_
     assert explorer._mime_() == ("text/html", shown)
     (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset='utf-8'>{shown}", "utf-8")
     page = browser.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    complaints = complaints_of(page)
     page.goto((tmp_path / "notebook.html").as_uri())
     frame = page.frame_locator("iframe")
     frame.locator("body[data-loaded]").wait_for(state="attached")
