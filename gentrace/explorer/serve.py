@@ -154,13 +154,12 @@ def list_page(folder: str, entries: list[Entry]) -> str:
     """A folder's traces as a page, without any script."""
     style = page_style() + asset("list.css")
     policy = f"default-src 'none'; style-src {policy_hash(style)}; img-src data:; base-uri 'none'; form-action 'self'"
+    count = len(entries)
     return Template(asset("list.template")).substitute(
         policy=policy,
         style=style,
         folder=html.escape(running(folder)),
-        count=f"{len(entries):,} trace{'s' * (len(entries) != 1)}"
-        if len(entries) < LISTED
-        else f"the first {LISTED:,} traces",
+        count=f"{'the first ' * (count == LISTED)}{count:,} trace{'s' * (count != 1)}",
         rows="\n".join(_row(entry) for entry in entries),
     )
 

@@ -11,6 +11,7 @@ import pytest
 from gentrace.explorer import explore
 from tests.explorer.opened import Opened
 from tests.views.made import made_tokens, made_trace, random_trace
+from tests.views.made_kinds import sentences
 
 pytestmark = pytest.mark.browser
 ROWS, PROMPT = 59, 6
@@ -90,6 +91,32 @@ def test_a_distribution_that_is_the_models_own_is_told_once(browser: Any, tmp_pa
     assert opened.text("#panel-replay .next .key").startswith("Bar: ")
     opened.press("5")
     assert "as sampled from" not in opened.page.locator(".facts-list dt").all_text_contents()
+    opened.close()
+
+
+def test_a_link_lays_a_matrix_out_as_it_was(browser: Any, path: Path, opened: Opened) -> None:
+    size = "[explorer.tab.matrix.width, explorer.tab.matrix.height]"
+    opened.page.evaluate("explorer.set({zoom: '19.59.15.55'})")
+    opened.address()
+    size_there = opened.page.evaluate(size)
+    link = opened.page.evaluate("location.hash.slice(1)")
+    again = Opened(browser, path, link, viewport={"width": 1280, "height": 800})
+    assert again.page.evaluate(size) == size_there
+    again.close()
+
+
+def test_the_list_of_heads_says_which_are_exact_in_this_layer(opened: Opened) -> None:
+    heads = opened.page.locator("#head option")
+    assert heads.all_text_contents() == ["mean", "0 · exact", "1", "2"]
+    opened.press(",")
+    assert heads.all_text_contents() == ["mean", "0", "1", "2"]
+
+
+def test_for_an_encoder_nothing_comes_next(browser: Any, tmp_path: Path) -> None:
+    opened = Opened(browser, explore(sentences()).write_html(tmp_path / "page.html"))
+    assert opened.page.locator("#panel-replay .next").is_hidden()
+    assert opened.page.locator("#panel-replay h2").first.text_content() == "The text"
+    assert "underline" not in opened.page.locator("#panel-replay .text .key").inner_text()
     opened.close()
 
 

@@ -27,7 +27,7 @@ export class Choices {
     const { store, v, layer, trace } = this.app;
     const fill = (id, options, value) => {
       const select = byId(id);
-      const sign = options.map((one) => one[1]).join();
+      const sign = options.flat().join();
       if (select.dataset.sign !== sign) select.replaceChildren(...options.map(([words, each]) => new Option(words, each)));
       select.dataset.sign = sign;
       select.value = value;

@@ -74,13 +74,13 @@ export class CompareTab {
     this.views.forEach((view) => { view.palette = app.palette; });
     // A window of A's positions fits B and the difference only where all tokens are the same.
     this.differ = ["queries", "keys"].some((side) => this.sidesA[side].labels.join("\u0000") !== this.sidesB[side].labels.join("\u0000"));
-    this.views[0].show(sheetOf(this.a, scale, app.palette, this.sidesA), app.zoom);
-    this.views[1].show(sheetOf(this.b, scale, app.palette, this.sidesB), this.differ ? null : app.zoom);
     const name = (letter, trace, layer, head) => `${letter}: ${app.store.traces.length > 1 ? `${app.store.traces[trace].name}, ` : ""}layer ${layer.index}, ${head.name} · ${head.resolution}`;
     this.parts[0].title.textContent = name("A", app.v.trace, app.layer, this.a);
     this.parts[1].title.textContent = name("B", other.trace, other.layer, this.b);
-    this.subtract();
     this.parts[2].title.textContent = "A − B";
+    this.subtract();
+    this.views[0].show(sheetOf(this.a, scale, app.palette, this.sidesA), app.zoom);
+    this.views[1].show(sheetOf(this.b, scale, app.palette, this.sidesB), this.differ ? null : app.zoom);
     this.views[2].show(this.sheet(), this.differ ? null : app.zoom);
     this.parts.forEach(({ title }, at) => this.views[at].cells.setAttribute("aria-label", `Attention matrix, ${title.textContent}`));
     this.tellLargest();

@@ -21,7 +21,7 @@ export class ReplayTab {
     this.swatches = [make("span", { className: "swatch" }), make("span", { className: "swatch" })];
     const key = make("p", { className: "key" },
       make("span", { className: "part" }, this.swatches[0], "background: the current token’s attention"),
-      make("span", { className: "part" }, this.swatches[1], "underline: probability, surprising to expected"),
+      this.underlineKey = make("span", { className: "part" }, this.swatches[1], "underline: probability, surprising to expected"),
       this.ghostKey = make("span", { className: "part" }, make("del", {}, "struck through"), ": drafted and rejected"),
     );
     this.chosen = make("bdi", { className: "chosen-token" });
@@ -34,9 +34,10 @@ export class ReplayTab {
     [this.low, this.high, this.note] = ["span", "span", "span"].map((tag) => make(tag));
     panel.append(
       card("text", "The text so far", this.source, this.text, key),
-      card("next", "What comes next", make("p", { className: "chosen" }, this.chosen, this.numbers), this.bars, this.barsKey = make("p", { className: "key" })),
+      this.next = card("next", "What comes next", make("p", { className: "chosen" }, this.chosen, this.numbers), this.bars, this.barsKey = make("p", { className: "key" })),
       make("section", { className: "card matrix" }, this.matrixTitle, this.strip, plot, make("p", { className: "key" }, this.low, this.ramp, this.high, this.note)),
     );
+    this.textTitle = panel.querySelector(".text h2");
     this.beams = new BeamsView(app);
     panel.append(this.beams.element);
     const choose = (position) => app.step(position);
@@ -59,8 +60,13 @@ export class ReplayTab {
   show(changed) {
     const { app } = this;
     const { kind } = app.v;
+    this.nameMatrix();
     if (changed.has("data") || changed.has("look")) {
       const { queries, keys } = app.sides;
+      // An encoder reads all of its text at once.
+      this.next.hidden = kind === "encoder" || app.trace.text.logprobs.every((value) => value === null);
+      this.underlineKey.hidden = this.next.hidden;
+      this.textTitle.textContent = this.next.hidden ? "The text" : "The text so far";
       this.source.hidden = kind === "self";
       if (kind !== "self") this.foreign.fill(keys);
       this.running.fill(kind === "encoder" ? queries : app.trace.text);
@@ -76,10 +82,16 @@ export class ReplayTab {
       this.ghostKey.hidden = !this.running.tokens.drafts?.length;
     }
     if (changed.has("numbers")) this.matrix.refine();
-    const title = `${app.layerName}, ${app.head.name} · ${app.precision()}`;
-    if (this.matrixTitle.textContent !== title) this.matrixTitle.textContent = title;
+    this.nameMatrix();
     this.step();
     this.beams.show();
+  }
+
+  // Before the matrix is laid out, which its title takes room from, and after, when it is known what it is worth.
+  nameMatrix() {
+    const { app } = this;
+    const title = `${app.layerName}, ${app.head.name} · ${app.precision()}`;
+    if (this.matrixTitle.textContent !== title) this.matrixTitle.textContent = title;
   }
 
   get refined() {
