@@ -114,6 +114,10 @@ def test_the_list_of_heads_says_which_are_exact_in_this_layer(opened: Opened) ->
 
 def test_for_an_encoder_nothing_comes_next(browser: Any, tmp_path: Path) -> None:
     opened = Opened(browser, explore(sentences()).write_html(tmp_path / "page.html"))
+    assert opened.state()["tab"] == "heads"
+    opened.press("5")
+    assert opened.page.locator("#panel-tokens canvas").is_hidden()
+    opened.press("1")
     assert opened.page.locator("#panel-replay .next").is_hidden()
     assert opened.page.locator("#panel-replay h2").first.text_content() == "The text"
     assert "underline" not in opened.page.locator("#panel-replay .text .key").inner_text()

@@ -15,6 +15,11 @@ export function dropSame(tokens) {
   for (const one of rows) one[2] = null;
 }
 
+// Whether any token of a text was predicted, as no encoder does.
+export function predicted(tokens) {
+  return tokens.logprobs.some((value) => value !== null);
+}
+
 // Rows of what was likely at a position, best first; the one that came is marked.
 export function fillAlternatives(element, tokens, position) {
   const rows = position >= 0 ? tokens.alternatives[position] : [];

@@ -1,5 +1,6 @@
 // Puts the parts together: one state, shown by the tab that is open.
 
+import { predicted } from "./alternatives.js";
 import { Choices, FIRST } from "./choices.js";
 import { showWeight, Palette, Scale } from "./colour.js";
 import { Commands, listCommands } from "./commands.js";
@@ -54,7 +55,9 @@ class Explorer {
   defaults() {
     // Of a translation, what it looks at in the source says most; its own first tokens see next to nothing.
     const kind = ["cross", "self"].find((one) => this.store.kinds(0).includes(one)) ?? this.store.kinds(0)[0];
-    return { tab: "replay", trace: 0, kind, layer: null, head: null, step: null, first: "aside", colour: "probability", to: null, heads: null, lines: null, pair: null, key: null, zoom: null, theme: null };
+    // What nobody wrote there is nothing to replay of: an encoder's text is seen all at once.
+    const written = predicted(this.store.traces[0].text);
+    return { tab: written ? "replay" : "heads", trace: 0, kind, layer: null, head: null, step: null, first: "aside", colour: "probability", to: null, heads: null, lines: null, pair: null, key: null, zoom: null, theme: null };
   }
 
   // Makes values fit what the page holds, whatever an address said.

@@ -1,7 +1,7 @@
 // Replay: the text so far with what the current token looks at painted behind it, what may come next, and the matrix
 // uncovered row by row.
 
-import { fillAlternatives } from "./alternatives.js";
+import { fillAlternatives, predicted } from "./alternatives.js";
 import { BeamsView } from "./beams.js";
 import { ASIDE, css, mixed, showNumber, showPercent } from "./colour.js";
 import { drawAlternatives, drawRamp } from "./legend.js";
@@ -64,7 +64,7 @@ export class ReplayTab {
     if (changed.has("data") || changed.has("look")) {
       const { queries, keys } = app.sides;
       // An encoder reads all of its text at once.
-      this.next.hidden = kind === "encoder" || app.trace.text.logprobs.every((value) => value === null);
+      this.next.hidden = kind === "encoder" || !predicted(app.trace.text);
       this.underlineKey.hidden = this.next.hidden;
       this.textTitle.textContent = this.next.hidden ? "The text" : "The text so far";
       this.source.hidden = kind === "self";

@@ -1,6 +1,6 @@
 // Tokens: the text itself, coloured by how probable the model found it, with what it would rather have written.
 
-import { fillAlternatives } from "./alternatives.js";
+import { fillAlternatives, predicted } from "./alternatives.js";
 import { css, inkOn, mixed, showNumber, showPercent } from "./colour.js";
 import { drawRamp } from "./legend.js";
 import { CanvasPen, make, measuring } from "./pen.js";
@@ -26,7 +26,7 @@ export class TokensTab {
     this.numbers = make("dl", { className: "facts-list" });
     this.bars = make("div", { className: "alternatives", role: "list", "aria-label": "What the model held for likely instead" });
     panel.append(
-      make("section", { className: "card text" }, make("h2", {}, "The text"), this.choice, this.text, make("p", { className: "key" }, this.low, this.ramp, this.high), this.chart),
+      make("section", { className: "card text" }, make("h2", {}, "The text"), this.choice, this.text, this.scale = make("p", { className: "key" }, this.low, this.ramp, this.high), this.unknown = make("p", { className: "key" }, "These tokens were read, not predicted: there is no probability to colour them by."), this.chart),
       make("section", { className: "card next" }, make("h2", {}, "The token, and what could have come instead"), make("p", { className: "chosen" }, this.name), this.numbers, this.bars),
     );
     this.view = new TextView(this.text, {
@@ -101,6 +101,9 @@ export class TokensTab {
     this.stops = stops;
     this.ramp.style.background = app.palette.gradient(stops);
     [this.low.textContent, this.high.textContent] = [low, `${high}; tokens without colour were not predicted${tokens.drafts?.length ? "; struck through: drafted and rejected" : ""}`];
+    const known = predicted(tokens);
+    for (const part of [this.choice, this.scale, this.chart]) part.hidden = !known;
+    this.unknown.hidden = known;
     view.mark("query", this.pinned);
     this.roam(this.pinned, false);
     this.detail(this.pinned);
