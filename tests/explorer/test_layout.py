@@ -3,6 +3,7 @@
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,19 @@ def test_lines_of_several_heads_run_side_by_side_and_their_squares_say_which(ope
     found = sorted(one for one in squares if one[0] in colours)
     assert [one[0] for one in found] == [one[0] for one in sorted(expected)]
     assert [one[1] for one in found] == pytest.approx([one[1] for one in sorted(expected)])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_name_of_a_thousand_letters_leaves_room_for_the_page(browser: Any, tmp_path: Path, width: int) -> None:
+    name = "name" * 800
+    trace = random_trace(12, 4)
+    trace = replace(trace, meta=replace(trace.meta, model=name))
+    page = explore({name: trace, f"{name}s": trace}, title=name).write_html(tmp_path / "page.html")
+    opened = Opened(browser, page, viewport={"width": width, "height": 800})
+    assert opened.text("#title") == name
+    for tab in ("replay", "compare"):
+        opened.page.evaluate("(tab) => explorer.set({tab})", tab)
+        assert opened.page.locator(f"#panel-{tab}").bounding_box()["y"] < 360
+        assert opened.page.locator(f"#panel-{tab} .cells").first.bounding_box()["y"] < 1100
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    opened.close()

@@ -74,7 +74,7 @@ export class CompareTab {
     this.views.forEach((view) => { view.palette = app.palette; });
     // A window of A's positions fits B and the difference only where all tokens are the same.
     this.differ = ["queries", "keys"].some((side) => this.sidesA[side].labels.join("\u0000") !== this.sidesB[side].labels.join("\u0000"));
-    const name = (letter, trace, layer, head) => `${letter}: ${app.store.traces.length > 1 ? `${app.store.traces[trace].name}, ` : ""}layer ${layer.index}, ${head.name} · ${head.resolution}`;
+    const name = (letter, trace, layer, head) => `${letter}: layer ${layer.index}, ${head.name} · ${head.resolution}${app.store.traces.length > 1 ? `, ${app.store.traces[trace].name}` : ""}`;
     this.parts[0].title.textContent = name("A", app.v.trace, app.layer, this.a);
     this.parts[1].title.textContent = name("B", other.trace, other.layer, this.b);
     this.parts[2].title.textContent = "A − B";
