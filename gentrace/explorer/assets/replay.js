@@ -107,8 +107,10 @@ export class ReplayTab {
 
   fillStrip() {
     const { app, strip } = this;
+    // By the time that a picture is painted, another layer may have been chosen which is not here yet.
+    const { layer } = app;
     const heads = app.choices();
-    const sign = [app.layer, app.v.first, app.palette, heads.length];
+    const sign = [layer, app.v.first, app.palette, heads.length];
     if (!this.sign || sign.some((part, at) => part !== this.sign[at])) {
       this.sign = sign;
       strip.hidden = heads.length < 2;
@@ -121,7 +123,7 @@ export class ReplayTab {
       strip.replaceChildren(...this.buttons);
       const next = (at) => {
         if (turn !== this.turn || at >= heads.length) return;
-        const head = app.store.head(app.layer, heads[at]);
+        const head = app.store.head(layer, heads[at]);
         paintThumb(this.buttons[at].querySelector("canvas"), THUMB, head, app.scaleOf([head]), app.palette);
         app.later(() => next(at + 1));
       };
