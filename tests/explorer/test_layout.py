@@ -85,7 +85,7 @@ def test_a_distribution_that_is_the_models_own_is_told_once(browser: Any, tmp_pa
     tokens = made_tokens([f" word{place}" for place in range(12)], 4, sampled=False)
     same = tokens.sampled_logprobs.clone()
     same[4:] = tokens.logprobs[4:]
-    tokens = type(tokens)(**{name: getattr(tokens, name) for name in tokens.__slots__} | {"sampled_logprobs": same})
+    tokens = replace(tokens, sampled_logprobs=same)
     greedy = made_trace(trace.queries(0), trace.keys(0), tokens)
     opened = Opened(browser, explore(greedy).write_html(tmp_path / "page.html"), "step=6")
     assert opened.text("#panel-replay .numbers") == "50.0 % by the model · its first choice · −0.69 nats"
