@@ -184,7 +184,10 @@ def _choose_layers(trace: Trace, layers: int | Sequence[int] | None) -> list[Lay
     chosen = [info for info in trace.layers if wanted is None or info.index in wanted]
     missing = sorted((wanted or set()) - {info.index for info in chosen})
     if missing or not chosen:
-        known = ", ".join(map(str, sorted({info.index for info in trace.layers}))) or "none"
+        if not trace.layers:
+            change = "record it with layers; gentrace.views.token_strip shows the tokens alone"
+            raise ViewError("showing a trace", "no attention was recorded in it, only tokens", change)
+        known = ", ".join(map(str, sorted({info.index for info in trace.layers})))
         attempted = f"showing layer {missing[0]}" if missing else "showing a trace"
         raise ViewError(attempted, f"layers recorded: {known}", "choose some of them with layers=")
     return chosen

@@ -154,11 +154,12 @@ def list_page(folder: str, entries: list[Entry]) -> str:
     """A folder's traces as a page, without any script."""
     style = page_style() + asset("list.css")
     policy = f"default-src 'none'; style-src {policy_hash(style)}; img-src data:; base-uri 'none'; form-action 'self'"
+    count = len(entries)
     return Template(asset("list.template")).substitute(
         policy=policy,
         style=style,
         folder=html.escape(running(folder)),
-        count=f"{len(entries):,} traces" if len(entries) < LISTED else f"the first {LISTED:,} traces",
+        count=f"{'the first ' * (count == LISTED)}{count:,} trace{'s' * (count != 1)}",
         rows="\n".join(_row(entry) for entry in entries),
     )
 
@@ -169,12 +170,13 @@ def _row(entry: Entry) -> str:
         why = html.escape(running(entry.text))
         return f'<tr class="broken"><td></td><td><bdi>{shown}</bdi></td><td colspan="3">{why}</td></tr>'
     link = html.escape(f"open?{urlencode({'name': entry.name})}")
-    words = entry.text if len(entry.text) <= WORDS else f"{entry.text[:WORDS]}…"
+    words = running(entry.text)
+    words = words if len(words) <= WORDS else f"{words[:WORDS]}…"
     return (
         f'<tr><td><input type="checkbox" name="name" value="{name}" aria-label="choose {shown}"></td>'
         f'<td><a href="{link}"><bdi>{shown}</bdi></a>{"" if entry.complete else CUT}</td>'
         f"<td><bdi>{html.escape(running(entry.model))}</bdi></td>"
-        f"<td>{entry.tokens:,}</td><td><bdi>{html.escape(running(words))}</bdi></td></tr>"
+        f"<td>{entry.tokens:,}</td><td><bdi>{html.escape(words)}</bdi></td></tr>"
     )
 
 

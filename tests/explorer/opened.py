@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+from tests.complaints import complaints_of
+
 
 class Opened:
     def __init__(self, browser: Any, path: Path | str, address: str = "", **options: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}} | options)
         self.context.set_offline(isinstance(path, Path))
         self.page = self.context.new_page()
-        self.complaints: list[str] = []
+        self.complaints = complaints_of(self.page)
         self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(f"{path.as_uri() if isinstance(path, Path) else path}#{address}")
         self.page.wait_for_selector("body[data-loaded]", state="attached", timeout=60_000)

@@ -14,6 +14,7 @@ from gentrace.explorer import explore
 from gentrace.trace.trace import Trace
 from gentrace.views.labels import label, running
 from gentrace.views.theme import contrast
+from tests.complaints import complaints_of
 from tests.explorer.opened import Opened
 from tests.views.made import HOSTILE, random_trace
 
@@ -262,10 +263,15 @@ def test_the_picture_as_png_and_svg(browser: Any, path: Path, tab: str, tmp_path
     root = ElementTree.fromstring(saved.read_bytes())
     texts = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
     expected = {
-        "replay": "Layer 2, head 1, token 30", "heads": "head 1", "model": "made <by> hand: 2 layers × 3 heads",
-        "neuron": "products q × k", "tokens": "made <by> hand: tokens by probability", "compare": "A − B",
+        "replay": ["Layer 2, head 1, token 30", "other1", "25.0 %", "33.3 %"], "heads": ["Layer 2: 3 heads", "head 1"],
+        "model": ["made <by> hand: 2 layers × 3 heads"], "neuron": ["products q × k"],
+        "tokens": ["made <by> hand: tokens by probability"], "compare": ["A: layer 2, head 1 · exact", "A − B"],
     }[tab]  # fmt: skip
-    assert expected in texts
+    assert set(expected) <= set(texts)
+    # A picture says what its colours mean.
+    if tab in ("replay", "heads", "compare"):
+        low, high, note = opened.page.evaluate("(explorer.tab.scale ?? explorer.scale).words()")
+        assert {low, high, note} <= set(texts)
     assert "script" not in {element.tag.split("}")[-1] for element in root.iter()}
     with opened.page.expect_download() as download:
         opened.press("p")
@@ -286,6 +292,25 @@ def test_the_policy_stops_a_script_that_is_not_ours(browser: Any, path: Path) ->
     )
     assert opened.page.evaluate("window.pwned") is None
     assert any("Content Security Policy" in complaint for complaint in opened.complaints)
+    opened.context.close()
+
+
+def test_titles_of_a_picture_stay_apart(browser: Any, trace: Trace, tmp_path: Path) -> None:
+    named = {"long " * 40: trace, "longer " * 40: trace}
+    opened = Opened(browser, explore(named).write_html(tmp_path / "page.html"), "tab=compare")
+    with opened.page.expect_download() as download:
+        opened.page.locator("#svg").click()
+    download.value.save_as(tmp_path / "picture.svg")
+    opened.page.goto((tmp_path / "picture.svg").as_uri())
+    boxes = opened.page.evaluate(
+        """[...document.querySelectorAll("text")].filter((one) => /^[AB](:| −)/.test(one.textContent)).map((one) => {
+            const { left, right } = one.getBoundingClientRect();
+            return [left, right];
+        })"""
+    )
+    assert len(boxes) == 4
+    assert boxes[0][1] < boxes[1][0]
+    assert boxes[1][1] < boxes[2][0]
     opened.context.close()
 
 
@@ -317,9 +342,7 @@ def test_in_a_notebook_it_is_a_frame_of_its_own(browser: Any, trace: Trace, tmp_
     assert explorer._mime_() == ("text/html", shown)
     (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset='utf-8'>{shown}", "utf-8")
     page = browser.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    complaints = complaints_of(page)
     page.goto((tmp_path / "notebook.html").as_uri())
     frame = page.frame_locator("iframe")
     frame.locator("body[data-loaded]").wait_for(state="attached")

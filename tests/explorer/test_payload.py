@@ -185,6 +185,8 @@ def test_what_is_not_there() -> None:
     ):
         with pytest.raises(ViewError, match=words):
             explore(trace, **options)
+    with pytest.raises(ViewError, match="no attention was recorded in it"):
+        explore(random_trace(9, 4, layers=()))
     with pytest.raises(ViewError, match="no trace was given"):
         explore([])
 

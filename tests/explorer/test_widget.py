@@ -15,6 +15,7 @@ from gentrace.explorer import explore, explorer
 from gentrace.explorer.bundle import asset
 from gentrace.trace.trace import Trace
 from gentrace.views.labels import running
+from tests.complaints import complaints_of
 from tests.views.made import HOSTILE, random_trace
 
 WORDS = [*HOSTILE, *(f" word{place}" for place in range(400))]
@@ -65,9 +66,7 @@ def shown(browser: Any, trace: Trace) -> Iterator[Any]:
         return reply, base64.b64encode(buffers[0]).decode() if buffers else None
 
     page = browser.new_page(viewport={"width": 1280, "height": 1700})
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    complaints = complaints_of(page)
     page.expose_function("kernel", kernel)
     code = base64.b64encode(asset("widget.mjs").encode()).decode()
     page.evaluate(MODEL, [code, {name: getattr(widget, name) for name in ("title", "page", "height", "mark")}])

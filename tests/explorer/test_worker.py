@@ -9,6 +9,7 @@ import torch
 
 from gentrace.explorer import explore
 from gentrace.trace.trace import Trace
+from tests.complaints import complaints_of
 from tests.explorer.opened import Opened
 from tests.explorer.unpacked import RATIO
 from tests.views.made import random_trace
@@ -72,9 +73,7 @@ def test_where_no_worker_may_run_the_page_decodes_by_itself(
     policy = "<meta http-equiv='Content-Security-Policy' content=\"worker-src 'none'\">"
     (tmp_path / "host.html").write_text(f"<!doctype html><meta charset='utf-8'>{policy}{frame}", "utf-8")
     host = browser.new_page()
-    complaints: list[str] = []
-    host.on("console", lambda message: complaints.append(message.text))
-    host.on("pageerror", lambda error: complaints.append(str(error)))
+    complaints = complaints_of(host)
     host.goto((tmp_path / "host.html").as_uri())
     host.frame_locator("iframe").locator("body[data-loaded]").wait_for(state="attached", timeout=60_000)
     frame = host.frames[1]

@@ -3,6 +3,23 @@
 import { showPercent } from "./colour.js";
 import { make } from "./pen.js";
 
+const SAME = 2e-4; // two probabilities of five digits, one of them by way of its logarithm
+
+// Greedily, or sampled without a warper, tokens come from the model's own distribution, which need not be told twice.
+export function dropSame(tokens) {
+  const same = (sampled, model) => sampled === null || Math.abs(sampled - model) <= SAME;
+  const rows = tokens.alternatives.flat();
+  tokens.warped = !(rows.every((one) => same(one[2], one[1])) && tokens.sampled.every((value, at) => same(value, Math.exp(tokens.logprobs[at]))));
+  if (tokens.warped) return;
+  tokens.sampled.fill(null);
+  for (const one of rows) one[2] = null;
+}
+
+// Whether any token of a text was predicted, as no encoder does.
+export function predicted(tokens) {
+  return tokens.logprobs.some((value) => value !== null);
+}
+
 // Rows of what was likely at a position, best first; the one that came is marked.
 export function fillAlternatives(element, tokens, position) {
   const rows = position >= 0 ? tokens.alternatives[position] : [];
@@ -10,6 +27,7 @@ export function fillAlternatives(element, tokens, position) {
   while (element.children.length < element.most) {
     element.append(make("div", { role: "listitem" }, make("bdi"), make("span", { className: "track" }, make("i"), make("i", { className: "sampled" })), make("span"), make("span")));
   }
+  element.classList.toggle("plain", !tokens.warped);
   element.ariaHidden = rows.length ? null : "true";
   [...element.children].forEach((row, at) => {
     const one = rows[at];

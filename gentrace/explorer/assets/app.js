@@ -1,5 +1,7 @@
 // Puts the parts together: one state, shown by the tab that is open.
 
+import { predicted } from "./alternatives.js";
+import { Choices, FIRST } from "./choices.js";
 import { showWeight, Palette, Scale } from "./colour.js";
 import { Commands, listCommands } from "./commands.js";
 import { CompareTab } from "./compare.js";
@@ -9,16 +11,16 @@ import { HeadsTab, PAIRS } from "./heads.js";
 import { darkAround } from "./link.js";
 import { ModelTab } from "./model.js";
 import { NeuronTab } from "./neuron.js";
-import { fontOf, make } from "./pen.js";
+import { make } from "./pen.js";
 import { ReplayTab } from "./replay.js";
 import { readAddress, State } from "./state.js";
 import { Store } from "./store.js";
+import { tellCell, Tip } from "./tip.js";
 import { TokensTab } from "./tokens.js";
 import { explainWorth, nameWorth } from "./worth.js";
 import { followed, panned, parseZoom, within, zoomed } from "./zoom.js";
 
 const TABS = { replay: ReplayTab, heads: HeadsTab, model: ModelTab, neuron: NeuronTab, tokens: TokensTab, compare: CompareTab };
-const FIRST = { aside: "set aside", log: "log scale", keep: "as it is" };
 const COLOURS = ["probability", "surprise", "entropy", "rank"];
 const DATA = ["trace", "kind", "layer", "head"];
 const byId = (id) => document.getElementById(id);
@@ -30,13 +32,12 @@ class Explorer {
     this.print = matchMedia("print");
     this.tabs = {};
     this.values = new Float32Array(Math.max(...this.store.traces.flatMap((trace) => [trace.text, trace.source].map((tokens) => tokens?.labels.length ?? 0))) + 1);
-    const ruler = make("canvas").getContext("2d");
-    this.measure = (words, size, options) => { ruler.font = fontOf(size, options); return ruler.measureText(words).width; };
     const wanted = this.settle({ ...this.defaults(), ...readAddress() });
     const first = wanted.tab === "neuron" && !("head" in readAddress()) ? this.settle({ ...wanted, ...this.withVectors(wanted) }) : wanted;
     this.state = new State(first, (values) => this.settle(values));
     this.state.listeners.push((changed) => this.changed(changed));
     this.controls = new Controls((step) => this.set({ step }));
+    this.tip = new Tip(byId("tip"), () => this.forget());
     this.dress();
     this.commands = new Commands(listCommands(this, Object.keys(TABS), Object.keys(FIRST)));
     this.recolour();
@@ -54,7 +55,9 @@ class Explorer {
   defaults() {
     // Of a translation, what it looks at in the source says most; its own first tokens see next to nothing.
     const kind = ["cross", "self"].find((one) => this.store.kinds(0).includes(one)) ?? this.store.kinds(0)[0];
-    return { tab: "replay", trace: 0, kind, layer: null, head: null, step: null, first: "aside", colour: "probability", to: null, heads: null, lines: null, pair: null, key: null, zoom: null, theme: null };
+    // What nobody wrote there is nothing to replay of: an encoder's text is seen all at once.
+    const written = predicted(this.store.traces[0].text);
+    return { tab: written ? "replay" : "heads", trace: 0, kind, layer: null, head: null, step: null, first: "aside", colour: "probability", to: null, heads: null, lines: null, pair: null, key: null, zoom: null, theme: null };
   }
 
   // Makes values fit what the page holds, whatever an address said.
@@ -133,18 +136,7 @@ class Explorer {
       this.set({ tab: names[next] });
       byId(`tab-${names[next]}`).focus();
     });
-    byId("trace").append(...store.traces.map((trace, at) => new Option(trace.name, at)));
-    byId("trace-choice").hidden = store.traces.length < 2;
-    const pick = (id, patch) => byId(id).addEventListener("change", (event) => this.set(patch(event.target.value)));
-    pick("trace", (value) => ({ trace: Number(value) }));
-    pick("kind", (value) => ({ kind: value, heads: null }));
-    pick("layer", (value) => ({ layer: Number(value), heads: null }));
-    pick("head", (value) => ({ head: value === "mean" ? value : Number(value), heads: null }));
-    for (const [value, words] of Object.entries(FIRST)) {
-      const input = make("input", { type: "radio", name: "first-token", value });
-      input.addEventListener("change", () => this.set({ first: value }));
-      byId("sink").append(make("label", {}, input, make("span", {}, words)));
-    }
+    this.chooser = new Choices(this);
     byId("theme").addEventListener("click", () => this.toggleTheme());
     byId("png").addEventListener("click", () => this.save("png"));
     byId("svg").addEventListener("click", () => this.save("svg"));
@@ -172,13 +164,14 @@ class Explorer {
   }
 
   async changed(changed) {
+    this.forget();
     if (changed.has("theme")) { this.recolour(); changed.add("look"); }
     if (changed.has("zoom")) changed.add("look");
     if (changed.has("first")) { this.scales = new Map(); changed.add("look"); }
     if (DATA.some((name) => changed.has(name)) || changed.has("tab")) changed.add("data");
     // A step comes many times a second and touches none of these.
     if (changed.has("tab")) this.openTab();
-    if (changed.has("data") || changed.has("look")) this.dressChoices();
+    if (changed.has("data") || changed.has("look")) this.chooser.show();
     const layer = this.layer;
     if (!this.store.ready(layer)) {
       const turn = (this.turn = {});
@@ -235,26 +228,6 @@ class Explorer {
     }
     this.tabs[tab] ??= new TABS[tab](this, byId(`panel-${tab}`));
     byId("sink").hidden = ["neuron", "tokens"].includes(tab);
-  }
-
-  dressChoices() {
-    const { store, v, layer } = this;
-    const fill = (id, options, value) => {
-      const select = byId(id);
-      const sign = options.map((one) => one[1]).join();
-      if (select.dataset.sign !== sign) select.replaceChildren(...options.map(([words, each]) => new Option(words, each)));
-      select.dataset.sign = sign;
-      select.value = value;
-    };
-    const kinds = store.kinds(v.trace);
-    const names = { self: "self", cross: "cross", encoder: "encoder" };
-    fill("kind", kinds.map((kind) => [names[kind], kind]), v.kind);
-    byId("kind-choice").hidden = kinds.length < 2;
-    fill("layer", store.layers(v.trace, v.kind).map((each) => [each.index, each.index]), v.layer);
-    fill("head", this.choices().map((each) => [layer.exact[each] === undefined ? each : `${each} · exact`, each]), v.head);
-    byId("trace").value = v.trace;
-    byId("facts").textContent = [this.trace.model === this.store.title ? "" : this.trace.model, this.trace.facts].filter(Boolean).join(" · ");
-    for (const input of byId("sink").querySelectorAll("input")) input.checked = input.value === v.first;
   }
 
   choices() {
@@ -359,17 +332,7 @@ class Explorer {
   hover(event, cell, head = this.head) {
     this.pointAt(cell);
     this.pointed = cell && [event, cell, head];
-    if (!cell) return this.tell(null, null);
-    const { queries, keys } = this.sides;
-    const weight = head.weight(cell.query, cell.key);
-    const score = head.score(cell.query, cell.key);
-    const sure = head.sure(cell.query, cell.key);
-    if (!sure) head.asked?.cell(cell.query, cell.key, true);
-    this.tell(event, [
-      ["query", String(cell.query), queries.labels[cell.query]], ["key", String(cell.key), keys.labels[cell.key]],
-      ["weight", `${head.whole || sure ? "" : "at most "}${showWeight(weight, sure)}`, sure ? "exact" : head.resolution],
-      ...(score === null ? [] : [["score", Number.isFinite(score) ? score.toFixed(4).replace("-", "−") : Number.isNaN(score) ? "never seen" : "masked", ""]]),
-    ]);
+    this.tell(event, cell && tellCell(cell, head, this.sides));
   }
 
   pointAt(cell) {
@@ -377,14 +340,12 @@ class Explorer {
   }
 
   tell(event, lines) {
-    const tip = byId("tip");
-    tip.hidden = !lines;
-    if (!lines) return;
-    tip.replaceChildren(...lines.flatMap((parts) => parts.map((part, at) => make(at === 2 ? "bdi" : "span", {}, part))));
-    const box = tip.getBoundingClientRect();
-    const { clientX: x, clientY: y } = event;
-    tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 8))}px`;
-    tip.style.top = `${y + 18 + box.height > innerHeight ? Math.max(4, y - box.height - 10) : y + 18}px`;
+    this.tip.show(event, lines);
+  }
+
+  // What was pointed at is no longer what is told of it.
+  forget() {
+    if (this.tip.shown) this.hover(null, null);
   }
 
   async copyLink() {

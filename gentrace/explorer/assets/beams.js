@@ -3,6 +3,7 @@
 import { showNumber, showPercent } from "./colour.js";
 import { make } from "./pen.js";
 import { Scroller } from "./scroller.js";
+import { visited } from "./tip.js";
 
 const ROW = 46;
 const LEFT = 44; // room for the position
@@ -14,8 +15,7 @@ export class BeamsView {
     this.scroll = make("div", { tabIndex: 0, role: "img" });
     this.element = make("section", { className: "card beams" }, make("h2", {}, "The beam search"), make("div", { className: "wider" }, this.scroll), this.note = make("p", { className: "key" }));
     this.scroller = new Scroller(this.scroll, ROW, (pen, view) => this.draw(pen, view));
-    this.scroll.addEventListener("pointermove", (event) => this.hover(event));
-    this.scroll.addEventListener("pointerleave", () => app.tell(null, null));
+    visited(this.scroll, (event) => this.hover(event), () => app.tell(null, null));
     this.scroll.addEventListener("click", (event) => {
       const at = this.scroller.at(event);
       if (at) app.step(this.steps[at.row].position - 1);

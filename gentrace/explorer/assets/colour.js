@@ -44,8 +44,11 @@ export class Palette {
     this.balance = [theme.raw, theme.card, theme.accent];
   }
 
+  // Beyond the palette, the same hues grown closer to the text's.
   head(place) {
-    return this.theme.heads[place % this.theme.heads.length];
+    const { heads, ink } = this.theme;
+    const rounds = Math.floor(place / heads.length);
+    return rounds ? css(mixed([heads[place % heads.length], ink], Math.min(0.3 * rounds, 0.6))) : heads[place];
   }
 
   // Less to more of a signed number whose largest size is known.
@@ -80,7 +83,8 @@ export class Scale {
     this.log = first === "log";
     // How many keys are set aside: the first, or all that share a block with it.
     const pooled = heads.find((head) => !head.whole);
-    this.skip = first === "aside" && heads[0].layer.kind === "self" && heads[0].layer.causal ? (pooled?.blocks.keyEdges[1] ?? 1) : 0;
+    const { causal, keys, kind } = heads[0].layer;
+    this.skip = first === "aside" && kind === "self" && causal && keys > 1 ? (pooled?.blocks.keyEdges[1] ?? 1) : 0;
     const rows = heads.flatMap((head) => strongest(head.whole ?? head.blocks.codes, this.columns(head))).sort((a, b) => a - b);
     this.high = this.log || !rows.length ? 1 : Math.max(WEIGHT[rows[Math.floor(share * (rows.length - 1))]], 1e-3);
     this.low = this.log ? FLOOR : 0;
@@ -119,6 +123,11 @@ export class Scale {
     return packed(palette.unseen);
   }
 
+  // The words at the two ends of its colours, and what else there is to say.
+  words() {
+    return [this.log ? "≤ 0.0001" : "0", this.high >= 0.995 ? "1.0" : this.high.toPrecision(2), `${this.note()}.`];
+  }
+
   note() {
     const kind = this.log ? "weights, logarithmic" : "weights, linear; stronger ones have the last colour";
     return `${kind}${this.skip ? `; first ${this.skip > 1 ? `${this.skip} tokens` : "token"} set aside (grey)` : ""}`;
@@ -143,5 +152,6 @@ export function showPercent(value) {
   const percent = 100 * value;
   if (percent === 0) return "0 %";
   if (percent < 0.01) return "< 0.01 %";
-  return `${percent >= 99.95 ? percent.toFixed(percent === 100 ? 0 : 2) : percent.toPrecision(percent < 1 ? 2 : 3)} %`;
+  if (percent > 99.99) return percent < 100 ? "> 99.99 %" : "100 %";
+  return `${percent >= 99.95 ? percent.toFixed(2) : percent.toPrecision(percent < 1 ? 2 : 3)} %`;
 }

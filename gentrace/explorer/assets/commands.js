@@ -20,10 +20,10 @@ export class Commands {
     this.dialog.addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;
       event.preventDefault();
-      this.dialog.close();
+      this.close();
     });
-    this.dialog.addEventListener("click", (event) => { if (event.target === this.dialog) this.dialog.close(); });
-    document.getElementById("close").addEventListener("click", () => this.dialog.close());
+    this.dialog.addEventListener("click", (event) => { if (event.target === this.dialog) this.close(); });
+    document.getElementById("close").addEventListener("click", () => this.close());
     document.getElementById("help").addEventListener("click", () => this.open());
   }
 
@@ -32,6 +32,12 @@ export class Commands {
     this.fill();
     this.dialog.showModal();
     this.input.focus();
+  }
+
+  // A browser may leave the focus inside for a while, where the next key would be lost.
+  close() {
+    this.dialog.close();
+    if (this.dialog.contains(document.activeElement)) document.activeElement.blur();
   }
 
   key(event) {
@@ -83,7 +89,7 @@ export class Commands {
   }
 
   run(at) {
-    this.dialog.close();
+    this.close();
     this.found[at].run();
   }
 }

@@ -2,6 +2,7 @@
 
 import { align } from "./align.js";
 import { showNumber } from "./colour.js";
+import { drawRamp } from "./legend.js";
 import { MatrixView, sheetOf } from "./matrix.js";
 import { make } from "./pen.js";
 
@@ -68,17 +69,18 @@ export class CompareTab {
     this.sidesA = app.sides;
     this.sidesB = app.store.sides(other.trace, app.v.kind);
     const scale = app.scaleOf([this.a, this.b]);
+    this.scale = scale;
     this.skip = scale.skip;
     this.views.forEach((view) => { view.palette = app.palette; });
     // A window of A's positions fits B and the difference only where all tokens are the same.
     this.differ = ["queries", "keys"].some((side) => this.sidesA[side].labels.join("\u0000") !== this.sidesB[side].labels.join("\u0000"));
-    this.views[0].show(sheetOf(this.a, scale, app.palette, this.sidesA), app.zoom);
-    this.views[1].show(sheetOf(this.b, scale, app.palette, this.sidesB), this.differ ? null : app.zoom);
-    const name = (letter, trace, layer, head) => `${letter}: ${app.store.traces.length > 1 ? `${app.store.traces[trace].name}, ` : ""}layer ${layer.index}, ${head.name} · ${head.resolution}`;
+    const name = (letter, trace, layer, head) => `${letter}: layer ${layer.index}, ${head.name} · ${head.resolution}${app.store.traces.length > 1 ? `, ${app.store.traces[trace].name}` : ""}`;
     this.parts[0].title.textContent = name("A", app.v.trace, app.layer, this.a);
     this.parts[1].title.textContent = name("B", other.trace, other.layer, this.b);
-    this.subtract();
     this.parts[2].title.textContent = "A − B";
+    this.subtract();
+    this.views[0].show(sheetOf(this.a, scale, app.palette, this.sidesA), app.zoom);
+    this.views[1].show(sheetOf(this.b, scale, app.palette, this.sidesB), this.differ ? null : app.zoom);
     this.views[2].show(this.sheet(), this.differ ? null : app.zoom);
     this.parts.forEach(({ title }, at) => this.views[at].cells.setAttribute("aria-label", `Attention matrix, ${title.textContent}`));
     this.tellLargest();
@@ -213,6 +215,7 @@ export class CompareTab {
   }
 
   point(cell) {
+    if (!cell) this.pointed = null;
     if (!this.queries) return;
     const at = cell && this.placesOf(cell);
     this.views[0].point(cell);
@@ -230,14 +233,20 @@ export class CompareTab {
 
   picture() {
     const sizes = this.views.map((view) => view.drawn);
+    const { palette } = this.app;
+    const [top, note] = [Math.max(...sizes.map((size) => size.height)), this.note.textContent];
+    const most = `${this.most.toPrecision(2)}`;
     return {
-      width: sizes.reduce((sum, size) => sum + size.width + 18, 0), height: Math.max(...sizes.map((size) => size.height)), name: "compare",
+      width: sizes.reduce((sum, size) => sum + size.width + 18, 0), height: top + 48, name: "compare",
       draw: (pen) => {
         let x = 0;
         this.views.forEach((view, at) => {
           view.draw(pen, x, 0, this.parts[at].title.textContent);
           x += sizes[at].width + 18;
         });
+        const options = { ...palette.theme, most: x };
+        drawRamp(pen, 0, top + 4, palette.theme.attention, this.scale.words(), options);
+        drawRamp(pen, 0, top + 28, palette.balance, [`−${most}`, `+${most}`, `A − B. ${note}`], options);
       },
     };
   }

@@ -1,6 +1,6 @@
 // The current picture as a file: PNG at twice the size, or SVG with text as text.
 
-import { CanvasPen, make, SvgPen } from "./pen.js";
+import { CanvasPen, make, moved, SvgPen } from "./pen.js";
 
 const MARGIN = 20;
 
@@ -13,25 +13,13 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 
-// Moves everything that is drawn by the margin.
-function framed(pen) {
-  return {
-    rect: (x, y, ...more) => pen.rect(x + MARGIN, y + MARGIN, ...more),
-    text: (x, y, ...more) => pen.text(x + MARGIN, y + MARGIN, ...more),
-    image: (canvas, x, y, ...more) => pen.image(canvas, x + MARGIN, y + MARGIN, ...more),
-    curve: (x1, y1, x2, y2, ...more) => pen.curve(x1 + MARGIN, y1 + MARGIN, x2 + MARGIN, y2 + MARGIN, ...more),
-    lines: (points, ...more) => pen.lines(points.map(([x, y]) => [x + MARGIN, y + MARGIN]), ...more),
-    measure: (...words) => pen.measure(...words),
-  };
-}
-
 export function exportPicture(picture, format, ground, title) {
   const [width, height] = [picture.width + 2 * MARGIN, picture.height + 2 * MARGIN];
   const name = `${title}-${picture.name}`.replace(/[^\w.-]+/g, "-");
   if (format === "svg") {
     const pen = new SvgPen(width, height);
     pen.rect(0, 0, width, height, ground);
-    picture.draw(framed(pen));
+    picture.draw(moved(pen, MARGIN, MARGIN));
     save(new Blob([`${pen}`], { type: "image/svg+xml" }), `${name}.svg`);
     return;
   }
@@ -40,6 +28,6 @@ export function exportPicture(picture, format, ground, title) {
   const ratio = Math.min(2, 16_000 / Math.max(width, height), Math.sqrt(2e8 / (width * height)));
   const pen = new CanvasPen(canvas, width, height, ratio);
   pen.rect(0, 0, width, height, ground);
-  picture.draw(framed(pen));
+  picture.draw(moved(pen, MARGIN, MARGIN));
   canvas.toBlob((blob) => save(blob, `${name}.png`), "image/png");
 }

@@ -1,9 +1,11 @@
 // Heads: all matrices of one layer under one colour scale, and beside them the head view: two columns of tokens with a
 // line from each that looks to those it looks at.
 
+import { drawRamp } from "./legend.js";
 import { MatrixView, sheetOf } from "./matrix.js";
-import { counted, make } from "./pen.js";
+import { counted, make, moved } from "./pen.js";
 import { Scroller } from "./scroller.js";
+import { visited } from "./tip.js";
 
 const LEAST = 0.05; // weights below have no line
 const MOST = 4000; // lines that are drawn, the strongest
@@ -33,8 +35,7 @@ export class HeadsTab {
       make("section", { className: "card lines" }, make("h2", {}, "Head view: who looks at whom"), this.legend, make("div", { className: "line-choice" }, this.choice, this.pairs), this.scroll, this.linesNote),
     );
     this.scroller = new Scroller(this.scroll, ROW, (pen, view) => this.draw(pen, view));
-    this.scroll.addEventListener("pointermove", (event) => this.hover(event));
-    this.scroll.addEventListener("pointerleave", () => { this.focus = null; app.hover(null, null); this.paint(); });
+    visited(this.scroll, (event) => this.hover(event), () => app.hover(null, null));
     this.scroll.addEventListener("click", (event) => {
       const at = this.scroller.at(event);
       if (at && at.across < 0.5) app.step(at.row + app.head.start);
@@ -183,7 +184,7 @@ export class HeadsTab {
     const left = found.length - this.lines.length;
     this.linesNote.textContent = this.byRow
       ? `Lines of the current token only, thickness is the weight, from ${LEAST} up${left ? `; the ${left} weakest are not drawn` : ""}. Click a token on the left to go there.`
-      : `Left looks at right; thickness is the weight, from ${LEAST} up${this.scale.skip ? ", the first token left out" : ""}${left ? `; the ${left} weakest lines are not drawn` : ""}. Click a token on the left to go there, point at one to see only its lines.`;
+      : `Left looks at right; thickness is the weight, from ${LEAST} up${this.scale.skip ? ", the first token left out" : ""}; squares: which heads${left ? `; the ${left} weakest lines are not drawn` : ""}. Click a token on the left to go there, point at one to see only its lines.`;
   }
 
   paint() {
@@ -202,25 +203,39 @@ export class HeadsTab {
     const y = (position) => top + (position - from + 0.5) * scroller.rowHeight;
     const focus = this.focus ?? (app.v.lines !== "all" || this.byRow ? { side: "query", position: app.v.step } : null);
     const own = new Map();
+    // Lines of several heads run side by side, so that each keeps its colour.
+    const chosen = this.chosen.map((name) => this.names.indexOf(name));
+    const share = (colour) => (chosen.indexOf(colour) + 0.5) / chosen.length - 0.5;
+    const thickest = (0.8 * scroller.rowHeight) / Math.min(3, chosen.length);
+    const square = Math.min(8, (column * 0.45) / chosen.length);
     for (const line of this.lines) {
       const mine = !focus || line[focus.side] === focus.position;
       if (!mine) continue;
       const other = focus?.side === "query" ? line.key : line.query;
-      if (focus) own.set(other, Math.max(own.get(other) ?? 0, line.weight));
+      if (focus) own.set(other, [...(own.get(other) ?? []), line]);
       if (Math.max(line.query, line.key) - from < first - 1 || Math.min(line.query, line.key) - from > last) continue;
-      pen.curve(column + 8, y(line.query), width - column - 8, y(line.key), app.palette.head(line.colour), Math.max(0.7, line.weight * scroller.rowHeight * 0.8), focus ? 0.85 : 0.4);
+      const aside = share(line.colour) * (scroller.rowHeight * 0.8 - thickest);
+      pen.curve(column + 8, y(line.query) + aside, width - column - 8, y(line.key) + aside, app.palette.head(line.colour), Math.max(0.7, line.weight * thickest), focus ? 0.85 : 0.4);
     }
     for (let row = first; row < last; row++) {
       const position = row + from;
       for (const [side, tokens, x, anchor] of [["query", queries, column, "end"], ["key", keys, width - column, "start"]]) {
         if (position >= (side === "query" ? app.head.stop : app.layer.keys)) continue;
         const here = focus?.side === side && focus.position === position;
-        const hit = focus && focus.side !== side ? own.get(position) : 0;
+        const hits = (focus && focus.side !== side && own.get(position)) || [];
+        const hit = Math.max(0, ...hits.map((line) => line.weight));
         const box = [side === "query" ? x - column + 4 : x - 3, y(position) - scroller.rowHeight / 2 + 1, column, scroller.rowHeight - 2];
         if (here) pen.rect(...box, theme.accent, { radius: 4 });
         else if (hit) pen.rect(...box, app.palette.background[Math.round(60 + 110 * Math.min(1, hit))], { radius: 4, alpha: 0.5 });
         const fill = here ? theme.card : position < tokens.promptLength && !hit ? theme.muted : theme.ink;
-        pen.text(side === "query" ? x - 4 : x + 4, y(position), tokens.labels[position] ?? "", { size: 12.5, fill, anchor, most: column - 10, weight: here ? 600 : 400 });
+        const [squares, inward] = [chosen.length > 1 && hit ? chosen.length * square : 0, side === "query" ? 1 : -1];
+        pen.text(side === "query" ? x - 4 : x + 4, y(position), tokens.labels[position] ?? "", { size: 12.5, fill, anchor, most: column - 12 - squares, weight: here ? 600 : 400 });
+        // Which heads they are, at the far end: as strong as they look, each at its own place.
+        for (const line of squares ? hits : []) {
+          const at = (chosen.indexOf(line.colour) + 0.5) * square;
+          const middle = x - inward * (column - 8) + inward * (side === "query" ? at : squares - at);
+          for (const [fill, alpha] of [[theme.card, 1], [app.palette.head(line.colour), Math.min(1, 0.25 + line.weight)]]) pen.rect(middle - square / 2 + 0.5, y(position) - 4, square - 1, 8, fill, { alpha });
+        }
       }
     }
   }
@@ -263,6 +278,10 @@ export class HeadsTab {
   }
 
   point(cell) {
+    if (!cell && this.focus) {
+      this.focus = null;
+      this.paint();
+    }
     for (const { view } of this.views) view.point(cell);
   }
 
@@ -277,19 +296,23 @@ export class HeadsTab {
     const columns = Math.min(4, Math.ceil(Math.sqrt(this.views.length)));
     const rows = Math.ceil(this.views.length / columns);
     const [wide, tall] = [this.views[0].view.width + 14, this.views[0].view.height + 34];
-    const [left, linesWide] = [columns * wide + 16, 460];
+    const [left, linesWide] = [Math.max(columns * wide + 16, 460), 460];
     const [first, last] = this.span();
-    const height = Math.max(rows * tall, (last - first) * scroller.rowHeight + 30);
+    const height = 28 + Math.max(rows * tall + 24, (last - first) * scroller.rowHeight + 30);
+    const { theme } = app.palette;
     return {
       width: left + linesWide, height, name: `heads-layer${app.layer.index}-token${app.v.step}`,
       draw: (pen) => {
-        this.views.forEach(({ view, head }, at) => view.draw(pen, (at % columns) * wide, Math.floor(at / columns) * tall, head.name));
-        const shifted = {
-          curve: (x1, y1, x2, y2, ...more) => pen.curve(x1 + left, y1, x2 + left, y2, ...more),
-          rect: (x, ...more) => pen.rect(x + left, ...more),
-          text: (x, ...more) => pen.text(x + left, ...more),
-        };
-        this.draw(shifted, { width: linesWide, first, last, top: 24 - first * scroller.rowHeight });
+        pen.text(0, 8, this.gridTitle.textContent, { size: 13, weight: 600, fill: theme.ink });
+        this.views.forEach(({ view, head }, at) => view.draw(pen, (at % columns) * wide, 28 + Math.floor(at / columns) * tall, head.name));
+        drawRamp(pen, 0, height - 14, theme.attention, this.scale.words(), { ...theme, most: left + linesWide });
+        let across = left;
+        for (const name of this.chosen) {
+          pen.rect(across, 4, 9, 9, app.palette.head(this.names.indexOf(name)), { radius: 4.5 });
+          pen.text(across + 13, 8, String(name), { size: 11, fill: theme.muted });
+          across += 22 + pen.measure(String(name), 11, {});
+        }
+        this.draw(moved(pen, left, 28), { width: linesWide, first, last, top: -first * scroller.rowHeight });
       },
     };
   }

@@ -2,12 +2,35 @@
 // shows is a sheet: how many rows and columns, their labels, and how to paint them.
 
 import { CanvasPen, clipped, fontOf, make } from "./pen.js";
+import { visited } from "./tip.js";
 import { within } from "./zoom.js";
 
 const LINE = 1.5; // thickness of the frame around the current row
+const LABEL = 13; // pixels that a label takes across its line
+const CHIP = 17; // pixels from a chip's middle to that of a label that it does not touch
 const EDGE = 8; // room above the first row for half a line of its label
 const FINE = 512; // rows and keys of a window up to which it is shown cell by cell
 const EXPANDED = 4_000_000; // cells up to which blocks are painted cell by cell
+
+// How a strip of labels is clipped so that a chip cuts through none of them, and none stands where a curtain hides its cell.
+// Labels stand in the middle of every so manieth of count cells, chip in that of one, last is the last cell in sight.
+export function clearOf(chip, { count, size, along, edge = EDGE, last = count }) {
+  const stride = strideOf(size);
+  const end = (slot) => edge + (slot * stride + 0.5 + stride / 2) * size;
+  const reach = CHIP / size;
+  const hidden = Math.floor(last / stride) + 1;
+  const near = chip < 0 ? [] : [[Math.ceil((chip - reach) / stride), Math.min(Math.floor((chip + reach) / stride), hidden - 1)]];
+  const holes = [...near, [hidden, Math.ceil(count / stride)]].filter(([first, final]) => first <= final);
+  const cut = ([first, final]) => {
+    const [a, b] = [`${Math.max(0, end(first - 1))}px`, `${end(final)}px`];
+    return along === "y" ? `0 ${a}, 100% ${a}, 100% ${b}, 0 ${b}, 0 ${a}, 0 0` : `${a} 0, ${a} 100%, ${b} 100%, ${b} 0, ${a} 0, 0 0`;
+  };
+  return holes.length ? `polygon(evenodd, 0 0, 100% 0, 100% 100%, 0 100%, 0 0, ${holes.map(cut).join(", ")})` : "none";
+}
+
+function strideOf(size) {
+  return Math.max(1, Math.ceil(LABEL / size));
+}
 
 export function place(element, pixels) {
   for (const [side, value] of Object.entries(pixels)) element.style[side] = `${value}px`;
@@ -102,8 +125,7 @@ export class MatrixView {
     [this.rowChip, this.keyChip] = [make("bdi", { className: "chip" }), make("bdi", { className: "chip soft" })];
     for (const part of [this.current, this.cross, this.rowChip, this.keyChip, this.promptRow, this.promptKey]) part.hidden = true;
     element.append(...(labels ? [this.rowLabels] : []), this.cells, ...(labels ? [this.keyLabels, this.rowChip, this.keyChip] : []));
-    this.cells.addEventListener("pointermove", (event) => hover(event, this.cellAt(event)));
-    this.cells.addEventListener("pointerleave", (event) => hover(event, null));
+    visited(this.cells, (event) => hover(event, this.cellAt(event)), (event) => hover(event, null));
     this.cells.addEventListener("click", (event) => { const cell = this.cellAt(event); if (choose && cell && !this.dragged) choose(cell); });
     if (move) this.listen();
   }
@@ -182,7 +204,7 @@ export class MatrixView {
     [this.q0, this.q1, this.k0, this.k1] = within(this.window, this.bounds);
     const [rows, keys] = [this.q1 - this.q0, this.k1 - this.k0];
     const room = this.element.clientWidth;
-    this.gutter = this.labels ? Math.min(96, Math.max(58, room * 0.14)) : 0;
+    this.gutter = this.labels ? Math.min(104, Math.max(58, room * 0.16)) : 0;
     this.foot = this.labels ? Math.min(84, Math.max(54, room * 0.12)) : 0;
     const wide = room - this.gutter - (this.labels ? 6 : 0);
     // On a wide screen all of it stays above the controls; a phone scrolls anyway.
@@ -230,7 +252,7 @@ export class MatrixView {
     context.textAlign = "right";
     context.direction = "ltr";
     const { theme } = this.palette;
-    for (let at = start; at < stop; at += Math.max(1, Math.ceil(13 / size))) {
+    for (let at = start; at < stop; at += strideOf(size)) {
       context.fillStyle = at < prompt ? theme.muted : theme.ink;
       context.save();
       context.translate(...(turn ? [x + (at - start + 0.5) * size, y] : [x, y + (at - start + 0.5) * size]));
@@ -251,23 +273,29 @@ export class MatrixView {
     this.current.hidden = !inside;
     this.rowChip.hidden = !inside;
     this.keyChip.hidden = !inside || strongest < this.k0 || strongest >= this.k1;
+    this.clipLabels(inside ? row - this.q0 : -1, this.keyChip.hidden ? -1 : strongest - this.k0);
     if (!inside) return;
     const height = Math.max(this.cellHeight, 3);
     // Its line lies outside of it and would be cut off at an edge.
     const [above, right] = [top - (height - this.cellHeight) / 2, Math.min(this.reach(row), this.width - LINE)];
     const upper = Math.max(LINE, above);
     place(this.current, { left: LINE, top: upper, height: Math.min(above + height, this.height - LINE) - upper, width: Math.max(0, right - LINE) });
-    if (!this.curtain.hidden) {
-      this.curtain.style.transform = `translateY(${top + this.cellHeight}px)`;
-      this.rowLabels.style.clipPath = `inset(0 0 ${this.height - top - this.cellHeight + EDGE}px 0)`;
-      this.keyLabels.style.clipPath = sheet.causal ? `inset(0 ${this.width - this.reach(row) + EDGE}px 0 0)` : "none";
-    }
+    if (!this.curtain.hidden) this.curtain.style.transform = `translateY(${top + this.cellHeight}px)`;
     if (!this.labels) return;
     this.rowChip.textContent = sheet.queryLabels[row] ?? "";
-    place(this.rowChip, { top: EDGE + top + this.cellHeight / 2, right: this.element.clientWidth - this.left + 4 });
+    place(this.rowChip, { top: EDGE + top + this.cellHeight / 2, right: this.element.clientWidth - this.left + 4, maxWidth: this.left - 6 });
     if (this.keyChip.hidden) return;
     this.keyChip.textContent = sheet.keyLabels[strongest] ?? "";
     place(this.keyChip, { left: this.left + (strongest - this.k0 + 0.5) * this.cellWidth, top: this.height + EDGE + 4, maxHeight: this.foot - 6 });
+  }
+
+  clipLabels(row, key) {
+    if (!this.labels) return;
+    const last = this.curtain.hidden || row < 0 ? Infinity : row;
+    const rows = { count: this.q1 - this.q0, size: this.cellHeight, along: "y", last };
+    const keys = { count: this.k1 - this.k0, size: this.cellWidth, along: "x", last: this.sheet.causal ? last + this.q0 - this.k0 : Infinity };
+    this.rowLabels.style.clipPath = clearOf(row, rows);
+    this.keyLabels.style.clipPath = clearOf(key, keys);
   }
 
   // How far to the right a row goes, in pixels.
@@ -292,10 +320,11 @@ export class MatrixView {
   draw(pen, x, y, title) {
     const { sheet, palette: { theme } } = this;
     const [left, top] = [x + (this.labels ? this.gutter : 0), y + 24];
-    pen.text(left, y + 10, title, { size: 13, weight: 600, fill: theme.ink });
+    pen.text(x, y + 10, title, { size: 13, weight: 600, fill: theme.ink, most: this.drawn.width });
     pen.rect(left, top, this.width, this.height, theme.paper);
     const last = this.curtain.hidden ? this.q1 : Math.min(this.q1, this.row + 1);
     if (last > this.q0) pen.image(this.crop(last), left, top, this.width, (last - this.q0) * this.cellHeight);
+    this.drawRules(pen, left, top, last);
     if (!this.current.hidden) {
       pen.rect(left, top + (this.row - this.q0) * this.cellHeight, this.reach(this.row), this.cellHeight, null, { stroke: theme.accent, line: 1.2 });
     }
@@ -308,6 +337,15 @@ export class MatrixView {
     for (let key = this.k0; key < (sheet.causal ? Math.min(this.k1, last) : this.k1); key += stride(this.cellWidth)) {
       pen.text(left + (key - this.k0 + 0.5) * this.cellWidth, top + this.height + 6, sheet.keyLabels[key] ?? "", { size, anchor: "end", turn: -90, fill: key < sheet.keyPrompt ? theme.muted : theme.ink, most: this.foot - 8 });
     }
+  }
+
+  // Where writing begins.
+  drawRules(pen, left, top, last) {
+    const { sheet, palette: { theme } } = this;
+    const at = sheet.queryPrompt;
+    const [down, across] = [(at - this.q0) * this.cellHeight, (at - this.k0) * this.cellWidth];
+    if (!this.promptRow.hidden && at < last) pen.lines([[left, top + down], [left + (sheet.causal ? Math.max(0, across) : this.width), top + down]], theme.muted, 1, [3, 3]);
+    if (!this.promptKey.hidden && at < last) pen.lines([[left + across, top + (sheet.causal ? Math.max(0, down) : 0)], [left + across, top + (last - this.q0) * this.cellHeight]], theme.muted, 1, [3, 3]);
   }
 
   // The part of the painted matrix that is in sight, up to a row.

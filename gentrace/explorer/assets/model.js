@@ -126,10 +126,11 @@ export class ModelTab {
     const { theme } = app.palette;
     const heads = [...new Set(this.layers.flatMap((layer) => layer.heads))].sort((a, b) => a - b);
     const [size, left, top] = [SIZE + 4, 34, 42];
+    const width = Math.max(300, left + heads.length * size);
     return {
-      width: left + heads.length * size, height: top + this.layers.length * size, name: `model-${app.v.kind}`,
+      width, height: top + this.layers.length * size, name: `model-${app.v.kind}`,
       draw: (pen) => {
-        pen.text(0, 10, `${app.trace.model}: ${this.title.textContent}`, { size: 13, weight: 600, fill: theme.ink });
+        pen.text(0, 10, `${app.trace.model}: ${this.title.textContent}`, { size: 13, weight: 600, fill: theme.ink, most: width });
         heads.forEach((head, at) => pen.text(left + (at + 0.5) * size, 30, String(head), { size: 10, anchor: "middle", fill: theme.muted }));
         this.layers.forEach((layer, row) => {
           pen.text(left - 8, top + (row + 0.5) * size, String(layer.index), { size: 10, anchor: "end", fill: theme.muted });

@@ -2,8 +2,9 @@
 // bias and softmax turn into the weight; every number is computed here from the queries and keys that travelled.
 
 import { css, showNumber } from "./colour.js";
-import { make } from "./pen.js";
+import { make, moved } from "./pen.js";
 import { Scroller } from "./scroller.js";
+import { visited } from "./tip.js";
 
 const ROW = 26;
 
@@ -17,12 +18,11 @@ export class NeuronTab {
     this.note = make("p", { className: "key" });
     panel.append(make("section", { className: "card neuron" }, this.title, this.missing, this.identity, this.scroll, this.note));
     this.scroller = new Scroller(this.scroll, ROW, (pen, view) => this.draw(pen, view));
-    this.scroll.addEventListener("pointermove", (event) => {
+    const over = (event) => {
       const at = this.scroller.at(event);
-      const cell = at && at.row < this.count ? { query: app.v.step, key: at.row } : null;
-      app.hover(event, cell);
-    });
-    this.scroll.addEventListener("pointerleave", () => app.hover(null, null));
+      app.hover(event, at && at.row < this.count ? { query: app.v.step, key: at.row } : null);
+    };
+    visited(this.scroll, over, () => app.hover(null, null));
     this.scroll.addEventListener("click", (event) => {
       const at = this.scroller.at(event);
       if (at && at.row < this.count) app.set({ key: at.row });
@@ -184,8 +184,11 @@ export class NeuronTab {
     const first = Math.floor(scroller.element.scrollTop / ROW);
     const last = Math.min(this.count, first + Math.ceil(scroller.element.clientHeight / ROW));
     return {
-      width: 1000, height: 58 + (last - first) * ROW, name: `neuron-layer${app.layer.index}-${app.head.head}-token${app.v.step}`,
-      draw: (pen) => this.draw(pen, { width: 1000, first, last, top: 58 - first * ROW }),
+      width: 1000, height: 86 + (last - first) * ROW, name: `neuron-layer${app.layer.index}-${app.head.head}-token${app.v.step}`,
+      draw: (pen) => {
+        pen.text(0, 8, `${app.layerName}, ${app.head.name}. ${this.describe()}`, { size: 13, weight: 600, fill: app.palette.theme.ink, most: 1000 });
+        this.draw(moved(pen, 0, 28), { width: 1000, first, last, top: 58 - first * ROW });
+      },
     };
   }
 }

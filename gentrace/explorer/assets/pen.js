@@ -92,6 +92,27 @@ export class CanvasPen {
 
 const ruler = document.createElement("canvas").getContext("2d");
 
+// A pen whose paper begins elsewhere.
+export function moved(pen, right, down) {
+  return {
+    rect: (x, y, ...more) => pen.rect(x + right, y + down, ...more),
+    text: (x, y, ...more) => pen.text(x + right, y + down, ...more),
+    image: (canvas, x, y, ...more) => pen.image(canvas, x + right, y + down, ...more),
+    curve: (x1, y1, x2, y2, ...more) => pen.curve(x1 + right, y1 + down, x2 + right, y2 + down, ...more),
+    lines: (points, ...more) => pen.lines(points.map(([x, y]) => [x + right, y + down]), ...more),
+    measure: (...words) => pen.measure(...words),
+  };
+}
+
+// Draws nothing, to learn how much room a picture takes.
+export const measuring = {
+  rect() {}, text() {}, image() {}, curve() {}, lines() {},
+  measure(words, size, options) {
+    ruler.font = fontOf(size, options);
+    return ruler.measureText(words).width;
+  },
+};
+
 export function clipped(context, words, most) {
   if (context.measureText(words).width <= most) return words;
   const letters = [...words];
@@ -149,9 +170,8 @@ export class SvgPen {
     if (canvas.width <= width * 1.1) element.style.imageRendering = "pixelated";
   }
 
-  measure(words, size, options) {
-    ruler.font = fontOf(size, options);
-    return ruler.measureText(words).width;
+  measure(...words) {
+    return measuring.measure(...words);
   }
 
   toString() {

@@ -1,11 +1,12 @@
 // Replay: the text so far with what the current token looks at painted behind it, what may come next, and the matrix
 // uncovered row by row.
 
-import { fillAlternatives } from "./alternatives.js";
+import { fillAlternatives, predicted } from "./alternatives.js";
 import { BeamsView } from "./beams.js";
 import { ASIDE, css, mixed, showNumber, showPercent } from "./colour.js";
+import { drawAlternatives, drawRamp } from "./legend.js";
 import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
-import { make } from "./pen.js";
+import { make, measuring } from "./pen.js";
 import { TextView } from "./text.js";
 
 const THUMB = 44;
@@ -20,7 +21,7 @@ export class ReplayTab {
     this.swatches = [make("span", { className: "swatch" }), make("span", { className: "swatch" })];
     const key = make("p", { className: "key" },
       make("span", { className: "part" }, this.swatches[0], "background: the current token’s attention"),
-      make("span", { className: "part" }, this.swatches[1], "underline: probability, surprising to expected"),
+      this.underlineKey = make("span", { className: "part" }, this.swatches[1], "underline: probability, surprising to expected"),
       this.ghostKey = make("span", { className: "part" }, make("del", {}, "struck through"), ": drafted and rejected"),
     );
     this.chosen = make("bdi", { className: "chosen-token" });
@@ -33,9 +34,10 @@ export class ReplayTab {
     [this.low, this.high, this.note] = ["span", "span", "span"].map((tag) => make(tag));
     panel.append(
       card("text", "The text so far", this.source, this.text, key),
-      card("next", "What comes next", make("p", { className: "chosen" }, this.chosen, this.numbers), this.bars, this.barsKey = make("p", { className: "key" })),
+      this.next = card("next", "What comes next", make("p", { className: "chosen" }, this.chosen, this.numbers), this.bars, this.barsKey = make("p", { className: "key" })),
       make("section", { className: "card matrix" }, this.matrixTitle, this.strip, plot, make("p", { className: "key" }, this.low, this.ramp, this.high, this.note)),
     );
+    this.textTitle = panel.querySelector(".text h2");
     this.beams = new BeamsView(app);
     panel.append(this.beams.element);
     const choose = (position) => app.step(position);
@@ -58,8 +60,13 @@ export class ReplayTab {
   show(changed) {
     const { app } = this;
     const { kind } = app.v;
+    this.nameMatrix();
     if (changed.has("data") || changed.has("look")) {
       const { queries, keys } = app.sides;
+      // An encoder reads all of its text at once.
+      this.next.hidden = kind === "encoder" || !predicted(app.trace.text);
+      this.underlineKey.hidden = this.next.hidden;
+      this.textTitle.textContent = this.next.hidden ? "The text" : "The text so far";
       this.source.hidden = kind === "self";
       if (kind !== "self") this.foreign.fill(keys);
       this.running.fill(kind === "encoder" ? queries : app.trace.text);
@@ -69,17 +76,22 @@ export class ReplayTab {
       this.ramp.style.background = app.palette.gradient(app.palette.theme.attention);
       this.swatches[0].style.background = this.ramp.style.background;
       this.swatches[1].style.background = app.palette.gradient(app.palette.theme.probability);
-      this.low.textContent = app.scale.log ? "≤ 0.0001" : "0";
-      this.high.textContent = app.scale.high >= 0.995 ? "1.0" : app.scale.high.toPrecision(2);
-      this.note.textContent = ` ${app.scale.note()}.`;
+      const [low, high, note] = app.scale.words();
+      [this.low.textContent, this.high.textContent, this.note.textContent] = [low, high, ` ${note}`];
       this.underline();
       this.ghostKey.hidden = !this.running.tokens.drafts?.length;
     }
     if (changed.has("numbers")) this.matrix.refine();
-    const title = `${app.layerName}, ${app.head.name} · ${app.precision()}`;
-    if (this.matrixTitle.textContent !== title) this.matrixTitle.textContent = title;
+    this.nameMatrix();
     this.step();
     this.beams.show();
+  }
+
+  // Before the matrix is laid out, which its title takes room from, and after, when it is known what it is worth.
+  nameMatrix() {
+    const { app } = this;
+    const title = `${app.layerName}, ${app.head.name} · ${app.precision()}`;
+    if (this.matrixTitle.textContent !== title) this.matrixTitle.textContent = title;
   }
 
   get refined() {
@@ -89,13 +101,16 @@ export class ReplayTab {
   underline() {
     const { logprobs } = this.running.tokens;
     const { probability } = this.app.palette.theme;
-    logprobs.forEach((value, at) => this.running.underline(at, value === null ? "transparent" : css(mixed(probability, Math.exp(value)))));
+    this.lines = logprobs.map((value) => (value === null ? null : css(mixed(probability, Math.exp(value)))));
+    this.lines.forEach((colour, at) => this.running.underline(at, colour ?? "transparent"));
   }
 
   fillStrip() {
     const { app, strip } = this;
+    // By the time that a picture is painted, another layer may have been chosen which is not here yet.
+    const { layer } = app;
     const heads = app.choices();
-    const sign = [app.layer, app.v.first, app.palette, heads.length];
+    const sign = [layer, app.v.first, app.palette, heads.length];
     if (!this.sign || sign.some((part, at) => part !== this.sign[at])) {
       this.sign = sign;
       strip.hidden = heads.length < 2;
@@ -108,7 +123,7 @@ export class ReplayTab {
       strip.replaceChildren(...this.buttons);
       const next = (at) => {
         if (turn !== this.turn || at >= heads.length) return;
-        const head = app.store.head(app.layer, heads[at]);
+        const head = app.store.head(layer, heads[at]);
         paintThumb(this.buttons[at].querySelector("canvas"), THUMB, head, app.scaleOf([head]), app.palette);
         app.later(() => next(at + 1));
       };
@@ -171,7 +186,7 @@ export class ReplayTab {
     this.numbers.textContent = words.join(" · ");
     fillAlternatives(this.bars, tokens, known ? position : -1);
     const both = known && tokens.alternatives[position].some((one) => one[2] !== null);
-    const note = `Upper bar: the model’s own probability, in orange for the token that came.${both ? " Lower bar: as really sampled from." : ""}`;
+    const note = `${both ? "Upper bar" : "Bar"}: the model’s own probability, in orange for the token that came.${both ? " Lower bar: as really sampled from." : ""}`;
     if (this.barsKey.textContent !== note) this.barsKey.textContent = note;
   }
 
@@ -195,24 +210,31 @@ export class ReplayTab {
   }
 
   picture() {
-    const { app, matrix } = this;
+    const { app, matrix, foreign, running } = this;
+    const { theme } = app.palette;
+    const { kind, step } = app.v;
     const size = matrix.drawn;
     const width = Math.max(size.width, 560);
-    const { theme } = app.palette;
-    const painted = app.v.kind === "self" ? this.running : this.foreign;
-    const colours = (at) => {
-      const part = painted.parts[at];
-      const aside = part.background === "aside";
-      const ink = at < painted.tokens.promptLength ? theme.muted : theme.ink;
-      return { background: aside ? theme.unseen : part.background || null, ink: part.background && !aside ? part.inner.style.color : ink, outline: painted === this.running && at === app.v.step ? theme.accent : null };
+    const painted = kind === "self" ? running : foreign;
+    const colours = (view) => (at) => {
+      const own = view === painted ? view.parts[at] : { background: "" };
+      const aside = own.background === "aside";
+      const ink = at < view.tokens.promptLength ? theme.muted : theme.ink;
+      const outline = view !== running ? null : at === step ? theme.accent : at === step + 1 && kind !== "encoder" ? theme.muted : null;
+      return { background: aside ? theme.unseen : own.background || null, ink: own.background && !aside ? own.inner.style.color : ink, outline, line: view === running ? this.lines[at] : null };
     };
-    const tall = painted.draw({ measure: app.measure, rect() {}, text() {} }, 0, 0, width, colours);
-    return {
-      width, height: size.height + tall + 18, name: `replay-layer${app.layer.index}-${app.head.head}-token${app.v.step}`,
-      draw: (pen) => {
-        painted.draw(pen, 0, 0, width, colours);
-        matrix.draw(pen, 0, tall + 18, `${app.layerName}, ${app.head.name}, token ${app.v.step}`);
-      },
+    const texts = kind === "self" ? [running] : [foreign, running];
+    const next = kind === "encoder" || !app.trace.text.labels[step + 1] ? -1 : step + 1;
+    const draw = (pen) => {
+      let y = 0;
+      for (const view of texts) y += view.draw(pen, 0, y, width, colours(view)) + 6;
+      y += 8;
+      pen.text(0, y, next < 0 ? "" : `What comes next: ${app.trace.text.labels[next]} · ${this.numbers.textContent}`, { size: 12, weight: 600, fill: theme.ink, most: width });
+      y += 16 + drawAlternatives(pen, 0, y + 16, width, app.trace.text, next, theme) + 14;
+      matrix.draw(pen, 0, y, `${app.layerName}, ${app.head.name}, token ${step}`);
+      y += size.height + 4;
+      return y + drawRamp(pen, 0, y, theme.attention, app.scale.words(), { ...theme, most: width });
     };
+    return { width, height: draw(measuring), name: `replay-layer${app.layer.index}-${app.head.head}-token${step}`, draw };
   }
 }

@@ -1,6 +1,7 @@
 // What the page carries: read once, each layer inflated when it is first needed. A page with a link carries no numbers and
 // asks for them.
 
+import { dropSame } from "./alternatives.js";
 import { Asked, AskedVectors, Windows } from "./asked.js";
 import { Blocks, Codes, Exact, Head, Mean, scale, setScale } from "./cells.js";
 import { average, Decoder } from "./decode.js";
@@ -41,6 +42,7 @@ export class Store {
     const element = document.getElementById("payload");
     Object.assign(this, JSON.parse(element.textContent));
     element.remove();
+    for (const tokens of this.traces.flatMap(({ text, source }) => [text, source ?? []].flat())) dropSame(tokens);
     this.decoder = this.link ? null : new Decoder();
     setScale(this.low);
     this.link = linkTo(this.link);

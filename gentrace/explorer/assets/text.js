@@ -2,6 +2,7 @@
 
 import { showPercent } from "./colour.js";
 import { make } from "./pen.js";
+import { visited } from "./tip.js";
 
 export class TextView {
   constructor(element, { choose, hover }) {
@@ -11,8 +12,7 @@ export class TextView {
       return token ? Number(token.dataset.position) : null;
     };
     element.addEventListener("click", (event) => { if (of(event) !== null) choose(of(event)); });
-    element.addEventListener("pointermove", (event) => hover(event, of(event)));
-    element.addEventListener("pointerleave", (event) => hover(event, null));
+    visited(element, (event) => hover(event, of(event)), (event) => hover(event, null));
   }
 
   // Lays the tokens out; role and label of each are up to the caller.
@@ -76,13 +76,14 @@ export class TextView {
   draw(pen, x, y, width, colours, size = 16) {
     let [left, top] = [x, y];
     for (let at = 0; at < this.shown; at++) {
-      const { background, ink, outline } = colours(at);
+      const { background, ink, outline, line: under = null } = colours(at);
       for (const [line, words] of this.tokens.running[at].split("\n").entries()) {
         if (line) [left, top] = [x, top + size * 1.7];
         if (!words) continue;
         const wide = pen.measure(words, size, { serif: true });
         if (left + wide > x + width && left > x) [left, top] = [x - (words.startsWith(" ") ? pen.measure(" ", size, { serif: true }) : 0), top + size * 1.7];
         if (background || outline) pen.rect(left, top, wide, size * 1.4, background, { stroke: outline, radius: 2 });
+        if (under) pen.rect(left, top + size * 1.32, Math.min(wide, width), 2, under);
         pen.text(left, top + size * 0.72, words, { size, serif: true, fill: ink, most: width });
         left += Math.min(wide, width);
       }

@@ -1,8 +1,9 @@
 // Tokens: the text itself, coloured by how probable the model found it, with what it would rather have written.
 
-import { fillAlternatives } from "./alternatives.js";
+import { fillAlternatives, predicted } from "./alternatives.js";
 import { css, inkOn, mixed, showNumber, showPercent } from "./colour.js";
-import { CanvasPen, make } from "./pen.js";
+import { drawRamp } from "./legend.js";
+import { CanvasPen, make, measuring } from "./pen.js";
 import { TextView } from "./text.js";
 
 const MEASURES = { probability: "probability", surprise: "surprise", entropy: "entropy", rank: "rank" };
@@ -25,7 +26,7 @@ export class TokensTab {
     this.numbers = make("dl", { className: "facts-list" });
     this.bars = make("div", { className: "alternatives", role: "list", "aria-label": "What the model held for likely instead" });
     panel.append(
-      make("section", { className: "card text" }, make("h2", {}, "The text"), this.choice, this.text, make("p", { className: "key" }, this.low, this.ramp, this.high), this.chart),
+      make("section", { className: "card text" }, make("h2", {}, "The text"), this.choice, this.text, this.scale = make("p", { className: "key" }, this.low, this.ramp, this.high), this.unknown = make("p", { className: "key" }, "These tokens were read, not predicted: there is no probability to colour them by."), this.chart),
       make("section", { className: "card next" }, make("h2", {}, "The token, and what could have come instead"), make("p", { className: "chosen" }, this.name), this.numbers, this.bars),
     );
     this.view = new TextView(this.text, {
@@ -97,8 +98,12 @@ export class TokensTab {
       probability: [theme.probability, "0 ", " 1"], surprise: [theme.surprise, "0 ", " 10 nats and more"],
       entropy: [theme.surprise, "0 ", " 6 nats and more"], rank: [theme.surprise, "first choice ", " its 1,000th and beyond"],
     }[app.v.colour];
+    this.stops = stops;
     this.ramp.style.background = app.palette.gradient(stops);
     [this.low.textContent, this.high.textContent] = [low, `${high}; tokens without colour were not predicted${tokens.drafts?.length ? "; struck through: drafted and rejected" : ""}`];
+    const known = predicted(tokens);
+    for (const part of [this.choice, this.scale, this.chart]) part.hidden = !known;
+    this.unknown.hidden = known;
     view.mark("query", this.pinned);
     this.roam(this.pinned, false);
     this.detail(this.pinned);
@@ -119,7 +124,7 @@ export class TokensTab {
     const facts = [
       ["position", `${at}${at < this.tokens.promptLength ? ", given" : ", written"}`],
       ["probability", known(logprobs[at], (value) => showPercent(Math.exp(value)))],
-      ["as sampled from", known(sampled[at], showPercent)],
+      ...(this.tokens.warped ? [["as sampled from", known(sampled[at], showPercent)]] : []),
       ["surprise", known(logprobs[at], (value) => `${showNumber(-value, 2)} nats`)],
       ["entropy", known(entropy[at], (value) => `${showNumber(value, 2)} nats`)],
       ["rank", known(rank[at], (value) => `${value + 1}`)],
@@ -178,16 +183,15 @@ export class TokensTab {
     const width = 860;
     const colours = (at) => {
       const colour = this.colour(at);
-      return { background: colour ? css(colour) : null, ink: colour ? inkOn(colour) : theme.muted };
+      return { background: colour ? css(colour) : null, ink: colour ? inkOn(colour) : theme.muted, outline: at === this.pinned ? theme.accent : null };
     };
-    const tall = this.view.draw({ measure: this.app.measure, rect() {}, text() {} }, 0, 28, width, colours);
-    return {
-      width, height: tall + 40 + TALL, name: `tokens-${this.app.v.colour}`,
-      draw: (pen) => {
-        pen.text(0, 8, `${this.app.trace.model}: tokens by ${MEASURES[this.app.v.colour]}`, { size: 13, weight: 600, fill: theme.ink });
-        this.view.draw(pen, 0, 28, width, colours);
-        this.bar(pen, tall + 36, width);
-      },
+    const draw = (pen) => {
+      pen.text(0, 8, `${this.app.trace.model}: tokens by ${MEASURES[this.app.v.colour]}`, { size: 13, weight: 600, fill: theme.ink, most: width });
+      let y = 36 + this.view.draw(pen, 0, 28, width, colours);
+      y += drawRamp(pen, 0, y, this.stops, [this.low.textContent.trim(), this.high.textContent.trim(), ""], { ...theme, most: width });
+      this.bar(pen, y + 8, width);
+      return y + 8 + TALL;
     };
+    return { width, height: draw(measuring), name: `tokens-${this.app.v.colour}`, draw };
   }
 }
