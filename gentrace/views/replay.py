@@ -57,9 +57,6 @@ LETTER = 6.1
 """Pixels of a letter of the line below the title."""
 MOST_PANELS = 36
 """Small multiples that can still be told apart."""
-MOST_STOPS = 256
-"""Stops of the slider. A step pays for each of them, and on a phone or beside a text more are closer than pixels; the
-bars' headline says which token looks, so that steps between stops can be told too."""
 SPEEDS = (("slow", 1000), ("normal", 350), ("fast", 90))
 """Milliseconds a step."""
 
@@ -267,7 +264,9 @@ def _what_menu(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
 
 def _slider(look: Look, below: int) -> dict[str, Any]:
     rows, start = look.line.rows, look.line.start
-    stride = -(-len(rows) // MOST_STOPS)
+    # Stops that are closer than pixels cannot be chosen, and each step pays for each of them. The bars' headline says
+    # which token looks, so that steps between stops can be told too.
+    stride = -(-len(rows) // look.sheet.inner)
     stops = [row for row in rows if (row - start) % stride == 0 or row == rows[-1]]
     steps = [
         {"label": str(row), "method": "animate", "args": [[str(row)], _animate(0) | {"fromcurrent": False}]}
