@@ -2,7 +2,7 @@
 
 A figure is JSON and holds no script. Its menus and sliders therefore do all that can be done; where the figure becomes
 HTML, small scripts of this package go with it: the pointer does the same, and a narrow page is minded. Front ends that
-are handed the JSON alone, such as VS Code's, keep the menus and sliders.
+are handed the JSON alone, such as JupyterLab's, keep the menus and sliders.
 """
 
 import inspect
