@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gentrace.export.animation import frames, gif
     from gentrace.export.errors import ExportError
-    from gentrace.export.page import page
     from gentrace.export.still import picture
+    from gentrace.export.web import page
 
 __all__ = ["ExportError", "frames", "gif", "page", "picture"]
 
-_HOMES = {"ExportError": "errors", "frames": "animation", "gif": "animation", "page": "page", "picture": "still"}
+_HOMES = {"ExportError": "errors", "frames": "animation", "gif": "animation", "page": "web", "picture": "still"}
 
 
 def __getattr__(name: str) -> Any:

@@ -45,7 +45,17 @@ MORE: dict[str, Callable[[Trace], go.Figure]] = {
     "numbers": lambda trace: attention_grid(trace, 0, annotate=True),
     "menu": lambda trace: head_view(trace),
     "neuron": lambda trace: neuron_view(trace, 0, 1, trace.length - 1),
-    "compare": lambda trace: compare(trace, trace, 0, 0, head_b=1, columns=1),
+    # Half of the tokens on each axis, where all have room.
+    "compare": lambda trace: compare(
+        trace,
+        trace,
+        0,
+        0,
+        head_b=1,
+        columns=1,
+        queries=(trace.length // 2, trace.length),
+        keys=(0, trace.length // 2),
+    ),
     "whole table": lambda trace: attention_table(trace, 0, 1, trace.length - 1, order="position"),
 }
 
