@@ -1,8 +1,7 @@
 """One piece of memory for the rows of queries that a steady path holds.
 
-Rows that were kept where the model made them would lie between its keys, which grow at every step: their memory could
-not be used again for the longer ones that follow, and the model would run through memory that no cache holds. So the
-rows of all layers are copied beside each other when a step ends, in one operation.
+A step leaves a small row in every layer. Copied beside each other when the step ends, in one operation, they keep none
+of the model's own memory alive, in which its keys lie too, and a compiled graph may write its next results over them.
 """
 
 from collections.abc import Iterable
