@@ -18,7 +18,6 @@ import contextlib
 import copy
 import gc
 import itertools
-import math
 import statistics
 import sys
 import threading
@@ -39,6 +38,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import gentrace  # noqa: E402
 from gentrace.demo import load  # noqa: E402
+from scripts.bench_overhead import Setting, made  # noqa: E402
 from scripts.bench_parts import machine, table_line  # noqa: E402
 
 HEAD = (
@@ -200,13 +200,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = itertools.product(*asked)
     for name, kernel, setting, batch in cases:
         prompt, new = (int(part) for part in setting.split("+"))
-        model, _ = load(name)
-        if prompt + new > (getattr(model.config, "max_position_embeddings", None) or math.inf):
+        model, tokenizer = load(name)
+        try:
+            ids = made(name, model, tokenizer, kernel, Setting(prompt, new, int(batch))).ids
+        except ValueError:
+            # A text longer than the model.
             continue
-        model.set_attn_implementation(kernel)
-        ids = torch.randint(
-            100, model.config.vocab_size, (int(batch), prompt), generator=torch.Generator().manual_seed(0)
-        )
         pair = Pair(model, contextlib.nullcontext) if options.blank else Pair(model)
         rounds = measure(pair, ids, new, options.rounds, options.seconds)
         whole, step, ends, plain = figures(rounds)
