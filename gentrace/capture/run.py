@@ -97,7 +97,7 @@ class Run:
     unread: list[Unread] = field(default_factory=list)
     """Rows whose next token is known, to be reduced together."""
     scratch: Tensor | None = None
-    """float32 [2, row, vocab] memory to reduce distributions in, while the run goes on."""
+    """float32 [3, row, vocab] memory to reduce distributions in, while the run goes on."""
     hidden: list[tuple[int, Tensor]] = field(default_factory=list)
     """Final hidden states of rows without logits: first position and ``[batch, position, hidden]``."""
     covered: int = 0
@@ -139,12 +139,12 @@ class Run:
         return self.limit < UNLIMITED
 
     def scratch_for(self, rows: int, logits: Tensor) -> Tensor:
-        """float32 ``[2, rows, vocab]`` to reduce rows of logits like these in; the same memory each time."""
+        """float32 ``[3, rows, vocab]`` to reduce rows of logits like these in; the same memory each time."""
         width = logits.shape[-1]
         if self.scratch is None or self.scratch.shape[2] != width or self.scratch.shape[1] < rows:
             # A buffer made in inference mode could not be written to outside of it.
             with torch.inference_mode(False):
-                self.scratch = torch.empty(2, rows, width, device=logits.device)
+                self.scratch = torch.empty(3, rows, width, device=logits.device)
         return self.scratch[:, :rows]
 
     def reserve(self, like: Tensor, start: int, name: str | None) -> Rows:

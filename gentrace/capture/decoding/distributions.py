@@ -14,7 +14,7 @@ from gentrace.capture.step import Step
 
 READ_TOGETHER = 400_000
 """Logits that are reduced at once, so that all that is made of them stays in a processor's cache."""
-WAITING_STEPS = 16
+WAITING_STEPS = 32
 """Steps that wait to be reduced in one go, since what has not run for a while runs slowly at first."""
 WAITING_MOST = 4_000_000
 """Logits that wait at most."""
@@ -162,8 +162,9 @@ def _reduce(run: Run, waiting: list[Unread], top_k: int) -> None:
     scratch = run.scratch_for(len(waiting) * run.batch, waiting[0].logits)
     logits = torch.cat([one.logits[:, 0] for one in waiting], out=scratch[0])
     given = [one.scores for one in waiting if one.scores is not None]
+    scores = torch.cat(given, out=scratch[2]) if given else None
     chosen = torch.cat([one.chosen[:, 0] for one in waiting])
-    readout = read_out(logits, chosen, top_k, torch.cat(given) if given else None, scratch)
+    readout = read_out(logits, chosen, top_k, scores, scratch[:2])
     if waiting[0].sampled and not given:
         readout = replace(readout, sampled_logprob=readout.logprob, top_sampled_logprobs=readout.top_logprobs)
     run.reduced.append(([one.position for one in waiting], readout))
