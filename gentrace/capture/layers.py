@@ -196,7 +196,7 @@ class VectorLayer(LayerRun):
     unsettled: list[Placed] = field(default_factory=list)
     """Fragments whose masks' values were not looked at when they were written."""
     held_queries: list[Tensor] = field(default_factory=list)
-    """Single rows that are not in the buffers yet."""
+    """[batch, head, row, dim] rows, in order, that are not in the buffers yet."""
     held: tuple[Tensor, Tensor | None, Landing] | None = None
     """The newest kernel call's keys and values, which hold the rows that belong to them."""
     followed: Followed | None = None
@@ -234,6 +234,11 @@ class VectorLayer(LayerRun):
             self._copy(query, key, value, start, landing, limit)
         self.known = landing.key_stop
 
+    def hold(self, rows: Tensor) -> None:
+        """Hold the next rows of queries ``[batch, head, row, dim]``, whose keys are where they are `followed`."""
+        self.held_queries.append(rows)
+        self.known += rows.shape[2]
+
     def recorded_queries(self, rows: tuple[int, ...]) -> Tensor | None:
         """``[batch, head, row, dim]`` one or two recorded rows; None if they cannot be looked at now."""
         recorded = self.queries.between(rows[0], rows[-1] + 1)
@@ -262,8 +267,8 @@ class VectorLayer(LayerRun):
     def flush(self, limit: int) -> None:
         """Copy the rows that are held."""
         if self.held_queries:
-            queries = torch.cat(self.held_queries, 2)
-            self.held_queries = []
+            held, self.held_queries = self.held_queries, []
+            queries = held[0] if len(held) == 1 else torch.cat(held, 2)
             if self.followed is not None:
                 start = self.known - queries.shape[2]
                 keys, values = self.followed.rows(start, self.known)

@@ -33,6 +33,8 @@ def row_of(run: Run, lane: Lane | None, layer: LayerRun, slot: int, row: int) ->
     if isinstance(layer, ScoreLayer):
         found = _scores(layer, slot, row)
     elif isinstance(layer, VectorLayer):
+        if lane is not None:
+            lane.tell(layer)
         placed = _placed(lane, layer, row)
         found = None if placed is None else (placed.landing, _weights(layer, placed, slot, row))
     else:
@@ -85,16 +87,19 @@ def _weights(layer: VectorLayer, placed: Placed, slot: int, row: int) -> Tensor:
 
 def _query(layer: VectorLayer, slot: int, row: int) -> Tensor:
     """``[head, 1, dim]``."""
-    behind = layer.known - row
-    if layer.info.kind == "self" and behind <= len(layer.held_queries):
-        return layer.held_queries[-behind][slot].detach().cpu()
+    stop = layer.known
+    for rows in reversed(layer.held_queries if layer.info.kind == "self" else []):
+        first = stop - rows.shape[2]
+        if first <= row < stop:
+            return rows[slot, :, row - first, None].detach().cpu()
+        stop = first
     return layer.queries.of_slot(slot, row, 1)
 
 
 def _keys(layer: VectorLayer, slot: int, landing: Landing) -> Tensor:
     """``[kv_head, key, dim]``."""
     start, stop = landing.key_start, landing.key_stop
-    written = layer.known - len(layer.held_queries)
+    written = layer.known - sum(rows.shape[2] for rows in layer.held_queries)
     if not layer.held_queries or stop <= written:
         return layer.keys.of_slot(slot, start, stop - start)
     if layer.followed is not None:

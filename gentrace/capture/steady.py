@@ -21,7 +21,7 @@ from gentrace.capture.followed import Caches, Followable, Followed
 from gentrace.capture.layers import HOLD_BYTES, VectorLayer
 from gentrace.capture.rules import MaskRule
 from gentrace.capture.sites import Settings, Sites
-from gentrace.capture.staging import Staging, staged
+from gentrace.capture.staging import Staging
 from gentrace.capture.step import Step
 from gentrace.stitch.plan import plan_landing
 from gentrace.stitch.scores import ScoreRule
@@ -44,6 +44,10 @@ class Entry:
     """Rows of queries to hold before they are copied."""
     overwritten: bool
     """Whether a compiled graph may write its next results over those of now."""
+    at: int = -1
+    """Position of its newest row."""
+    place: int = 0
+    """Its own among all layers' rows."""
 
 
 class Lane:
@@ -85,10 +89,12 @@ class Lane:
         if step.run.pending is not None and self._copies:
             step.run.pending = step.run.pending[0], step.run.pending[1].clone()
         self._taken = 0
-        self._staged: list[Staging] | None = None
         self._checked: Entry | None = None
         self._shown: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
-        for entry in self._wanted:
+        self._staging = Staging([(entry.layer, entry.keeps) for entry in self._wanted])
+        self._rows = self._staging.rows
+        for place, entry in enumerate(self._wanted):
+            entry.place = place
             entry.layer.flush(self._run.limit)
             entry.layer.followed = entry.followed
 
@@ -131,16 +137,16 @@ class Lane:
         entry = self._entries.get(id(module))
         if entry is None:
             return id(module) in self._entries
-        layer, rule, fed = entry.layer, entry.rule, self.fed
-        if layer.known != fed or not entry.followed.holds(key):
+        rule, fed = entry.rule, self.fed
+        if entry.at == fed or not entry.followed.holds(key):
             return False
         if rule.at != fed:
             if not rule.admit(mask, key.shape[2], fed):
                 return False
         elif mask is not rule.mask:
             return False
-        layer.held_queries.append(query)
-        layer.known = fed + 1
+        self._rows[entry.place] = query
+        entry.at = fed
         self._taken += 1
         if entry is self._checked:
             self._shown = query, key, value, output
@@ -152,15 +158,9 @@ class Lane:
         run.stop += 1
         run.forwards += 1
         self.inputs = {}
-        whole = self._taken == len(self._wanted)
-        if whole:
-            if self._staged is None:
-                self._staged = staged((entry.layer, entry.keeps) for entry in self._wanted)
-            for staging in self._staged:
-                staging.take()
-        for entry in self._wanted:
-            if len(entry.layer.held_queries) >= entry.keeps:
-                entry.layer.flush(run.limit)
+        whole = self._taken == len(self._rows)
+        if whole and self._taken:
+            self._staging.take(run.limit)
         if self._checked is not None:
             self._check(self._checked)
         if self._predicts:
@@ -175,7 +175,11 @@ class Lane:
         self._hand_over()
         for entry in self._wanted:
             entry.layer.followed = None
-        self._wanted, self._entries = [], {}
+        self._wanted, self._entries, self._staging = [], {}, Staging([])
+
+    def tell(self, layer: VectorLayer) -> None:
+        """Let a layer know of all its rows of steps that ended."""
+        self._staging.tell(layer)
 
     def _hand_over(self) -> None:
         """Put what is held into the run."""
@@ -183,8 +187,8 @@ class Lane:
         if self._ids:
             run.ids.append((self._first, torch.cat(self._ids, 1)))
             self._first, self._ids = self._first + len(self._ids), []
+        self._staging.clear(run.limit)
         for entry in self._wanted:
-            entry.layer.flush(run.limit)
             pieces = entry.rule.fragments(entry.layer.known)
             entry.layer.fragments += pieces
             entry.layer.unsettled += [placed for placed in pieces if placed.reading is not None]
@@ -197,6 +201,7 @@ class Lane:
         self._checked = self._shown = None
         if shown is None:
             return
+        self.tell(layer)
         layer.flush(self._run.limit)
         query, key, value, output = shown
         landing = plan_landing(fed=self.fed, queries=1, keys=value.shape[2], known=self.fed)
