@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gentrace.capture.fidelity import visible_rows
 from gentrace.capture.layers import LayerRun, Placed, ScoreLayer, VectorLayer
-from gentrace.capture.rules import MaskRule
 from gentrace.capture.run import Run
 from gentrace.capture.steady import Lane
 from gentrace.stitch.plan import Landing
@@ -59,18 +58,10 @@ def _placed(lane: Lane | None, layer: VectorLayer, row: int) -> Placed | None:
     """Where the row's fragment lies, and its mask."""
     if lane is not None and layer.followed is not None:
         for entry in lane._wanted:
-            if entry.layer is layer and entry.rule.at == row and (placed := _steady(entry.rule, row)) is not None:
+            if entry.layer is layer and entry.rule.at == row and (placed := entry.rule.newest_piece()) is not None:
                 return placed
     fragments = reversed(layer.fragments)
     return next((one for one in fragments if one.landing.query_start <= row < one.landing.query_stop), None)
-
-
-def _steady(rule: MaskRule, row: int) -> Placed | None:
-    """The row that a steady path's rule admitted last; None if the path has just handed it over to the layer."""
-    if rule._odd is not None or not rule._key_starts:
-        return rule._odd
-    mask = rule.newest(torch.device("cpu"))
-    return Placed(Landing(row, row + 1, int(mask.start.min()), row + 1, row), mask)
 
 
 def _weights(layer: VectorLayer, placed: Placed, slot: int, row: int) -> Tensor:
@@ -120,6 +111,9 @@ def _added(layer: VectorLayer, placed: Placed, slot: int, row: int) -> Tensor | 
     parts = [(place, block) for place, block in layer.biases.blocks if place.query_start <= row < place.query_stop][-1:]
     if placed.reading is not None and (waiting := placed.reading.added()) is not None:
         parts.append((placed.landing, waiting))
+    if not parts and placed.mask.bias is not None:
+        # A steady path has not handed it over yet.
+        parts.append((placed.landing, placed.mask.bias))
     rows = [
         block[min(slot, len(block) - 1), :, min(row - place.query_start, block.shape[2] - 1), None].float().cpu()
         for place, block in parts

@@ -2,7 +2,8 @@
 
 While one token is decoded after the other, a layer's mask goes on in one of a few ways: there is none, or each row sees
 all that the cache holds from its sequence's first token on. A mask that is what was expected costs one comparison; any
-other is read like a mask that was never seen before.
+other is read like a mask that was never seen before. Masks wait to be looked at until somebody asks, or until there are
+many of them.
 """
 
 import math
@@ -14,9 +15,12 @@ from torch import Tensor
 from gentrace.capture.fidelity import ALL, Sight, sight_of
 from gentrace.capture.kernels import place_with_mask
 from gentrace.capture.layers import Placed
+from gentrace.errors import CaptureError
 from gentrace.stitch.mask import FragmentMask
 from gentrace.stitch.plan import Landing, plan_landing
 
+WAITING_BYTES = 2**18
+"""What masks may take that wait to be looked at."""
 COLUMNS_AHEAD = 256
 """Columns that an expected mask is made for beyond those that are needed."""
 
@@ -57,6 +61,9 @@ class MaskRule:
         self._visible_stop = 0
         """One past its last visible column, where more columns are shown than there are tokens."""
         self._odd: Placed | None = None
+        self._waiting: list[tuple[Tensor, int, int, int]] = []
+        """Masks that nobody has looked at: the mask, its version, columns of keys and the row's position."""
+        self._waiting_bytes = 0
         self._made: dict[int, list[Placed]] = {}
 
     def admit(self, mask: Any, keys: int, fed: int) -> bool:
@@ -71,30 +78,80 @@ class MaskRule:
         if mask is None:
             if self._padded or self._latest_start > key_start:
                 return False
+            self._settle()
+            self._goes_on(key_start)
         elif not isinstance(mask, Tensor) or mask.dim() != 4:
             return False
-        elif mask.device.type != "cpu" or not self._is_expected(mask, fed, key_start):
-            landing = plan_landing(fed=fed, queries=1, keys=keys, known=fed)
-            odd = place_with_mask(self._kernel, mask, keys, landing)
-            if odd.mask.bias is not None:
-                return False
-            self._close_range(fed)
-            self.pieces.append(odd)
-            self._odd, self._from = odd, fed + 1
-            self.at, self.mask = fed, mask
-            return True
-        self._odd = None
-        self._key_starts.append(key_start)
+        elif self._may_wait(mask):
+            self._waiting.append((mask, mask._version, keys, fed))
+            self._waiting_bytes += mask.nbytes
+            if self._waiting_bytes > WAITING_BYTES:
+                self._settle()
+        else:
+            self._settle()
+            self._look_at(mask, keys, fed)
         self.at, self.mask = fed, mask
         return True
 
+    def _may_wait(self, mask: Tensor) -> bool:
+        """Whether a mask can be looked at later, since it is not written over for the next row."""
+        before = self.mask
+        if before is None or mask.device.type != "cpu" or mask.is_inference():
+            return False
+        return bool(mask.data_ptr() != before.data_ptr())
+
+    def _settle(self) -> None:
+        """Look at the masks that wait; together they take a fraction of the time that they would take one by one.
+
+        Raises:
+            CaptureError: If one was changed since.
+        """
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        for mask, version, keys, fed in waiting:
+            if mask._version != version:
+                raise CaptureError(
+                    f"reading the attention mask of position {fed}",
+                    "the model has written over it",
+                    "exclude the layer with layers=",
+                )
+            self._look_at(mask, keys, fed)
+
+    def _look_at(self, mask: Tensor, keys: int, fed: int) -> None:
+        """Take down one row's mask ``[batch or 1, head or 1, 1, key]``."""
+        key_start = 0 if self._padded else max(0, fed + 1 - keys)
+        if mask.device.type == "cpu" and self._is_expected(mask, fed, key_start):
+            self._goes_on(key_start)
+            return
+        odd = place_with_mask(self._kernel, mask, keys, plan_landing(fed=fed, queries=1, keys=keys, known=fed))
+        self._close_range(fed)
+        self.pieces.append(odd)
+        self._odd, self._from = odd, fed + 1
+
+    def _goes_on(self, key_start: int) -> None:
+        """The newest row is as expected."""
+        self._odd = None
+        self._key_starts.append(key_start)
+
+    def newest_piece(self) -> Placed | None:
+        """Where the newest row lies and what it sees; None if it was handed over."""
+        self._settle()
+        if self._odd is not None or not self._key_starts:
+            return self._odd
+        mask = self.newest(torch.device("cpu"))
+        return Placed(Landing(self.at, self.at + 1, int(mask.start.min()), self.at + 1, self.at), mask)
+
     def newest(self, device: torch.device) -> FragmentMask:
         """The newest row's mask."""
+        self._settle()
         if self._odd is not None:
             return self._odd.mask
         oldest = self._key_starts[-1]
         start = torch.full((1, 1), oldest, device=device) if self._no_padding else self._first.clamp_min(oldest)
         return FragmentMask(start, torch.full((1, 1), self.at + 1, device=device), None, None)
+
+    def bias(self) -> Tensor | None:
+        """``[batch or 1, head or 1, 1, key]`` what the newest row's mask adds to scores, if anything."""
+        return None if self._odd is None else self._odd.mask.bias
 
     def sight(self, landing: Landing, device: torch.device) -> Sight:
         """What the newest row sees.
@@ -103,6 +160,7 @@ class MaskRule:
             landing: Where it landed.
             device: Where to compute.
         """
+        self._settle()
         if self._odd is None and self._latest_start <= self._key_starts[-1] == landing.key_start:
             return ALL
         return sight_of(landing, self.newest(device), (self.at,), device)
@@ -110,6 +168,7 @@ class MaskRule:
     def fragments(self, stop: int) -> list[Placed]:
         """All rows before ``stop``, in order; the same objects for every layer that has the same rows."""
         if stop not in self._made:
+            self._settle()
             self._close_range(self.at + 1)
             self._made[stop] = [_cut(placed, stop) for placed in self.pieces if placed.landing.query_start < stop]
         return self._made[stop]

@@ -191,6 +191,9 @@ class Lane:
         for entry in self._wanted:
             pieces = entry.rule.fragments(entry.layer.known)
             entry.layer.fragments += pieces
+            for placed in pieces:
+                if placed.mask.bias is not None:
+                    entry.layer.biases.write(placed.mask.bias, placed.landing)
             entry.layer.unsettled += [placed for placed in pieces if placed.reading is not None]
         for rule in self._rules:
             rule.restart()
@@ -210,7 +213,8 @@ class Lane:
         queries, keys = layer.recorded_queries((self.fed,)), layer.keys.between(landing.key_start, landing.key_stop)
         queries = query if queries is None else queries
         keys = key[:, :, : landing.keys] if keys is None else keys
-        shown = Shown(queries, keys, value[:, :, : landing.keys], output, sight, rule, (self.fed,))
+        values, bias = value[:, :, : landing.keys], entry.rule.bias()
+        shown = Shown(queries, keys, values, output, sight, rule, (self.fed,), bias)
         layer.checks.append(check_rows(shown))
 
 
