@@ -111,8 +111,9 @@ class Generation:
         if len(self.done) < steps or not steps:
             return torch.full((batch,), columns)
         # A sequence that has ended is filled with padding from the next step on, whatever the criteria say then.
-        ended = torch.stack([verdict.expand(batch) for verdict in self.done[:steps]]).cpu().int().cummax(0).values
-        return self.columns + torch.minimum((ended == 0).sum(0) + 1, torch.tensor(steps))
+        verdicts = torch.cat([verdict.view(-1) for verdict in self.done[:steps]]).cpu()
+        ended = verdicts.view(steps, -1).expand(steps, batch).cummax(0).values
+        return self.columns + (steps - ended.sum(0) + 1).clamp_max(steps)
 
 
 class Watcher(Protocol):
