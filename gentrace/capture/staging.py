@@ -8,7 +8,6 @@ Layers hear of their rows when somebody needs them or when the memory is full, a
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from gentrace.capture.layers import VectorLayer
@@ -50,7 +49,7 @@ class Shelf:
         first = self._told[index]
         if first < self.count:
             rows = self._memory[first : self.count, index * self._batch : (index + 1) * self._batch, :, 0]
-            self.layers[index].hold(rearrange(rows, "step batch head dim -> batch head step dim"))
+            self.layers[index].hold(rows.permute(1, 2, 0, 3))
             self._told[index] = self.count
 
     def clear(self, limit: int) -> None:

@@ -7,7 +7,6 @@ has learned sinks, over one more logit whose share is then dropped.
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
@@ -140,4 +139,4 @@ def attend(
     kv_heads = values.shape[-3]
     weights = weights_from(scores, sinks, all_see=all_see).reshape(*batch, kv_heads, heads // kv_heads * rows, columns)
     mixed = weights @ values.float()
-    return rearrange(mixed, "... kv_head (group query) dim -> ... query (kv_head group) dim", query=rows)
+    return mixed.reshape(*batch, heads, rows, values.shape[-1]).transpose(-3, -2)

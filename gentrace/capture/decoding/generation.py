@@ -167,7 +167,15 @@ class _Processors(LogitsProcessorList):
 
 def _takes_two(processor: Any) -> bool:
     """Whether it is called with ids and scores alone."""
+    if isinstance(processor, LogitsProcessor):
+        return _parameters(type(processor)) <= 3
     return len(inspect.signature(processor.__call__).parameters) <= 2
+
+
+@functools.lru_cache(maxsize=64)
+def _parameters(kind: type[LogitsProcessor]) -> int:
+    """What a kind of processor takes, itself included."""
+    return len(inspect.signature(kind.__call__).parameters)
 
 
 class _Criteria(StoppingCriteriaList):
