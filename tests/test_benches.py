@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gentrace.demo import load
-from scripts import bench_overhead, bench_scale, bench_steps
+from scripts import bench_overhead, bench_own, bench_scale, bench_steps
 from scripts.bench_parts import Pair, Pairs, bytes_held, interleaved, places_outside
 from scripts.peers import eager, recording
 from scripts.peers.case import Case, Variant, stitched
@@ -92,6 +92,37 @@ def test_steps_are_compared_by_their_medians() -> None:
     recorded = [[1.3, 1.1, 2.2, 3.1], [1.3, 1.1, 9.0, 9.0], [0.0, 1.1, 2.2, 3.1]]
     rounds = [bench_steps.Round(a, b) for a, b in zip(plain, recorded, strict=True)]
     assert bench_steps.figures(rounds) == pytest.approx((7.7 / 7, 1.1, 400, 7000))
+
+
+def test_own_time_is_counted_once_and_belongs_to_the_outermost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reading of the clock is a second later than the one before; what is called inside reads none."""
+    seconds = iter(range(99))
+    monkeypatch.setattr(bench_own.time, "perf_counter", lambda: next(seconds))
+
+    class Owner:
+        def outer(self) -> int:
+            return self.inner() + 1
+
+        def inner(self) -> int:
+            return 1
+
+    clocks, plain = bench_own.Clocks(), dict(vars(Owner))
+    with clocks.watching({"a": [(Owner, "outer")], "b": [(Owner, "inner")]}):
+        assert (Owner().outer(), Owner().inner(), Owner().outer()) == (2, 1, 2)
+    assert clocks.seconds == {"a": 2, "b": 1}
+    assert dict(vars(Owner)) == plain
+    assert bench_own.Share(10.0, {"a": 2.0, "b": 0.5}).ratio == pytest.approx(1 / 3)
+
+
+def test_the_shares_of_a_generation_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    bench_own.main(["--model", "story", "--settings", f"{PROMPT}+{NEW},600+4", "--batch", "1", "--rounds", "2"])
+    rows = table(capsys.readouterr().out)
+    assert [row["kernel"] for row in rows] == ["sdpa", "eager"]
+    for row in rows:
+        own = sum(float(row[part]) for part in bench_own.ENTRIES)
+        whole = float(row["whole, ms"])
+        assert min(float(row[part]) for part in bench_own.ENTRIES) > 0
+        assert float(row["own / rest"]) == pytest.approx(own / (whole - own), rel=0.3)
 
 
 def test_turns_alternate_until_one_has_ended() -> None:
