@@ -16,8 +16,8 @@ import itertools
 import statistics
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ class Clocks:
 
     def __init__(self) -> None:
         """Begin at zero."""
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._inside = False
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +77,7 @@ class Clocks:
         return call
 
     @contextmanager
-    def watching(self, entries: dict[str, list[tuple[Any, str]]]) -> Iterator[None]:
+    def watching(self, entries: dict[str, list[tuple[Any, str]]]) -> Generator[None]:
         """Time these functions of classes, until the end of the block."""
         before = [(owner, name, owner.__dict__[name]) for several in entries.values() for owner, name in several]
         try:

@@ -50,15 +50,11 @@ class Followed:
 
     cache: Any
     slides: bool
-    """Whether it forgets the oldest keys."""
+    """Whether it forgets the oldest keys, and hands out more of them than it keeps."""
     in_place: bool
     """Whether new keys are written into the ones that are there."""
     holds_rows: int
     """Rows that may wait before they are read, since it forgets them later than that."""
-
-    def holds(self, key: Tensor) -> bool:
-        """Whether a kernel's keys are this cache's; one that slides hands out more than it keeps."""
-        return self.slides or key is self.cache.keys
 
     def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """``[batch, kv_head, row, dim]`` keys and values of positions ``start … stop``."""

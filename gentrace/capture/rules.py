@@ -78,8 +78,10 @@ class MaskRule:
         if mask is None:
             if self._padded or self._latest_start > key_start:
                 return False
-            self._settle()
-            self._goes_on(key_start)
+            if self._waiting:
+                self._settle()
+            self._odd = None
+            self._key_starts.append(key_start)
         elif not isinstance(mask, Tensor) or mask.dim() != 4:
             return False
         elif self._may_wait(mask):
@@ -120,17 +122,13 @@ class MaskRule:
         """Take down one row's mask ``[batch or 1, head or 1, 1, key]``."""
         key_start = 0 if self._padded else max(0, fed + 1 - keys)
         if mask.device.type == "cpu" and self._is_expected(mask, fed, key_start):
-            self._goes_on(key_start)
+            self._odd = None
+            self._key_starts.append(key_start)
             return
         odd = place_with_mask(self._kernel, mask, keys, plan_landing(fed=fed, queries=1, keys=keys, known=fed))
         self._close_range(fed)
         self.pieces.append(odd)
         self._odd, self._from = odd, fed + 1
-
-    def _goes_on(self, key_start: int) -> None:
-        """The newest row is as expected."""
-        self._odd = None
-        self._key_starts.append(key_start)
 
     def newest_piece(self) -> Placed | None:
         """Where the newest row lies and what it sees; None if it was handed over."""

@@ -137,8 +137,9 @@ class Lane:
         entry = self._entries.get(id(module))
         if entry is None:
             return id(module) in self._entries
-        rule, fed = entry.rule, self.fed
-        if entry.at == fed or not entry.followed.holds(key):
+        rule, followed, fed = entry.rule, entry.followed, self.fed
+        # Keys that are not the cache's could not be read from it later.
+        if entry.at == fed or not (followed.slides or key is followed.cache.keys):
             return False
         if rule.at != fed:
             if not rule.admit(mask, key.shape[2], fed):

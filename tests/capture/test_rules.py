@@ -23,10 +23,10 @@ def change(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, Tensor],
     """Lets a test change the masks that a Llama makes, given the position of their last row."""
 
     def install(changed: Callable[[int, Tensor], Tensor]) -> None:
-        make = modeling_llama.create_causal_mask
+        make: Any = modeling_llama.create_causal_mask  # pyright: ignore[reportPrivateImportUsage]
 
         def call(*args: Any, **options: Any) -> Tensor:
-            mask = make(*args, **options)
+            mask: Tensor = make(*args, **options)
             return changed(mask.shape[-1] - 1, mask)
 
         monkeypatch.setattr(modeling_llama, "create_causal_mask", call)
@@ -57,7 +57,8 @@ def test_odd_masks_are_read_as_they_were(
 ) -> None:
     monkeypatch.setattr(rules, "WAITING_BYTES", most)
     change(changed)
-    model, ids = tiny("llama", "eager"), prompt(LENGTH)
+    ids = prompt(LENGTH)
+    model: Any = tiny("llama", "eager")
     rows: list[Tensor] = []
     with gentrace.record(model) as recorder:
         recorder.watch(lambda glance: rows.append(glance.attention(1)))
@@ -74,7 +75,8 @@ def test_odd_masks_are_read_as_they_were(
 @pytest.mark.parametrize("changed", [uneven, in_one_buffer])
 def test_without_somebody_who_watches(changed: Callable[[int, Tensor], Tensor], change: Any) -> None:
     change(changed)
-    model, ids = tiny("llama", "eager"), prompt(LENGTH)
+    ids = prompt(LENGTH)
+    model: Any = tiny("llama", "eager")
     with gentrace.record(model) as recorder:
         model.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
     for layer, expected in enumerate(stitched(model, ids, NEW)):
@@ -91,6 +93,6 @@ def test_a_mask_that_is_written_over_later_is_an_error(change: Any) -> None:
         return masks[position]
 
     change(late)
-    model = tiny("llama", "eager")
+    model: Any = tiny("llama", "eager")
     with pytest.raises(CaptureError, match="position 10"), gentrace.record(model):
         model.generate(prompt(LENGTH), max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
