@@ -231,7 +231,7 @@ class VectorLayer(LayerRun):
             self.flush(limit)
             # The plan is shared between layers; a layer that knows fewer keys than the run copies all that it is shown.
             start = landing.copy_start if self.known >= landing.copy_start else landing.key_start
-            self._copy(query, key, value, start, landing, limit)
+            self._copy(query, key, value, start, landing, limit, lent=grows)
         self.known = landing.key_stop
 
     def hold(self, rows: Tensor) -> None:
@@ -303,9 +303,24 @@ class VectorLayer(LayerRun):
             key_spans=list(self.key_spans),
         )
 
-    def _copy(self, query: Tensor, key: Tensor, value: Tensor | None, start: int, landing: Landing, limit: int) -> None:
+    def _copy(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor | None,
+        start: int,
+        landing: Landing,
+        limit: int,
+        *,
+        lent: bool = False,
+    ) -> None:
         first, count = start - landing.key_start, landing.key_stop - start
-        self.queries.write(query, landing.query_stop - query.shape[2], limit)
+        at = landing.query_stop - query.shape[2]
+        # Nobody but the kernel had the queries; keys and values are in the model's cache, where users may change them.
+        if lent and not at:
+            self.queries.lend(query, limit)
+        else:
+            self.queries.write(query, at, limit)
         values = None if value is None else value.narrow(2, first, count)
         self._write(None, key.narrow(2, first, count), values, start, limit)
 

@@ -13,6 +13,8 @@ from gentrace.errors import SpillError
 from gentrace.trace.growing import GrowingFile
 
 ROOM_TO_GROW = 256
+WORTH_LENDING = 2**17
+"""Bytes from which on it pays to leave rows where they are."""
 BLOCK = 4096
 """Rows that are moved from one file to another at a time."""
 
@@ -26,6 +28,10 @@ class Rows(Protocol):
 
     def write(self, fragment: Tensor, start: int, limit: int) -> None:
         """Copy ``[batch, head, row, dim]`` to positions ``start …``, growing to at most ``limit`` ahead of need."""
+        ...
+
+    def lend(self, fragment: Tensor, limit: int) -> None:
+        """The same from position 0 on, of rows that nobody will write over; they may be copied later, or never."""
         ...
 
     def between(self, start: int, stop: int) -> Tensor | None:
@@ -70,16 +76,32 @@ class BufferRows:
         # A buffer made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
             self.data = torch.empty(batch, heads, capacity, dim, dtype=like.dtype, device=like.device)
+        self._lent: Tensor | None = None
+        """[batch, head, position, dim] the first rows, as long as they lie where the model put them."""
 
     def write(self, fragment: Tensor, start: int, limit: int) -> None:
         """Copy the rows, growing if need be."""
         count = fragment.shape[2]
         if start + count > self.data.shape[2]:
             self._grow(start + count, limit)
+        if self._lent is not None and start < self._lent.shape[2]:
+            self._take_over()
         self.data.narrow(2, start, count).copy_(fragment.detach())
+
+    def lend(self, fragment: Tensor, limit: int) -> None:
+        """Keep the rows where they are, if they are many and their memory holds nothing else."""
+        whole = fragment.untyped_storage().nbytes() <= SLACK * fragment.nbytes
+        if self._lent is None and whole and fragment.nbytes >= WORTH_LENDING:
+            self._lent = fragment.detach()
+        else:
+            self.write(fragment, 0, limit)
 
     def between(self, start: int, stop: int) -> Tensor:
         """A view of the rows."""
+        if self._lent is not None and start < self._lent.shape[2]:
+            if stop <= self._lent.shape[2]:
+                return self._lent.narrow(2, start, stop - start)
+            self._take_over()
         return self.data.narrow(2, start, stop - start)
 
     def settle(self) -> None:
@@ -87,16 +109,24 @@ class BufferRows:
 
     def of_slot(self, slot: int, start: int, count: int) -> Tensor:
         """One slot's rows; a view, if they lie on the host."""
+        self._take_over()
         return self.data[slot].narrow(1, start, count).cpu()
 
     def of_slots(self, slots: Tensor, columns: Tensor) -> Tensor:
         """Rows of several slots."""
+        self._take_over()
         slots, columns = slots.to(self.data.device), columns.to(self.data.device)
         return self.data[slots, :, columns].transpose(0, 1).contiguous().cpu()
 
     def shared(self, count: int) -> bool:
         """Whether the buffer holds much more than so many rows of one slot."""
         return self.data.shape[0] * self.data.shape[2] > SLACK * count
+
+    def _take_over(self) -> None:
+        """Copy what is lent."""
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            self.data.narrow(2, 0, lent.shape[2]).copy_(lent)
 
     def _grow(self, needed: int, limit: int) -> None:
         old = self.data
@@ -169,6 +199,10 @@ class StagedRows:
         self._newest = start, block
         self._blocks.append((start, self._courier.send(block)))
         self._whole = None
+
+    def lend(self, fragment: Tensor, limit: int) -> None:
+        """Write them; they do not stay where they are."""
+        self.write(fragment, 0, limit)
 
     def between(self, start: int, stop: int) -> Tensor | None:
         """The rows, if they were written last: those still lie on the device."""
@@ -252,6 +286,10 @@ class FileRows:
                 file.write(self.name, start, rows)
         except SpillError as error:
             self._keeper.fail(error)
+
+    def lend(self, fragment: Tensor, limit: int) -> None:
+        """Write them; they do not stay where they are."""
+        self.write(fragment, 0, limit)
 
     def between(self, start: int, stop: int) -> Tensor | None:
         """The rows, read back; None once the disk was full."""

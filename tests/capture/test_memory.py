@@ -4,16 +4,20 @@ import ctypes
 import gc
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import gentrace
 from gentrace.capture.rows import BufferRows, StagedRows, copy_rows
-from tests.models import COMMON, prompt, tiny
+from tests.capture.test_generation import check, own_text
+from tests.models import COMMON, TYPES, prompt, tiny
 
 NEW = 40
+FUSED = ("gpt2",)
 
 
 def resident() -> int:
@@ -210,3 +214,45 @@ def test_staged_rows_can_be_wrong() -> None:
     staged = StagedRows(torch.zeros(1, 1, 1, 2), lambda _: None, courier)
     staged.write(torch.ones(1, 1, 1, 2), 0, 1)
     assert courier.sent[0][1].isnan().all()
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("options", [{}, {"prefill_chunk_size": 5}], ids=str)
+def test_rows_that_stay_where_they_are_are_the_same(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gentrace.capture.rows.WORTH_LENDING", 0)
+    stayed: list[bool] = []
+    lend = BufferRows.lend
+
+    def watched(self: BufferRows, fragment: Tensor, limit: int) -> None:
+        lend(self, fragment, limit)
+        stayed.append(self._lent is not None)
+
+    monkeypatch.setattr(BufferRows, "lend", watched)
+    model: Any = tiny(name, "eager")
+    ids = prompt(12, 2)
+    with gentrace.record(model) as recorder:
+        sequences = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, **options
+        )
+    for trace, row, given in zip(recorder.traces, sequences, torch.ones_like(ids), strict=True):
+        check(trace, model, own_text(row, given))
+    # A model that computes queries, keys and values in one piece of memory would have all of it kept.
+    assert stayed == [name not in FUSED] * 3
+
+
+def test_lent_rows_are_copied_when_others_meet_them() -> None:
+    random = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(2, 3, count, 4, generator=random) for count in (40, 9))
+    for start in (0, 20, 35, 40):
+        held = BufferRows(first[:, :, :1], 50, lambda _: None)
+        expected = torch.cat([first, torch.zeros(2, 3, 10, 4)], 2)
+        expected[:, :, start : start + 9] = second
+        held._lent = first
+        assert torch.equal(held.between(3, 30), first[:, :, 3:30])
+        held.write(second, start, 50)
+        stop = max(40, start + 9)
+        assert torch.equal(held.between(0, stop), expected[:, :, :stop])
+        assert torch.equal(held.of_slot(1, 2, stop - 2), expected[1, :, 2:stop])
+        assert held._lent is None
