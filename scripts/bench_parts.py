@@ -13,7 +13,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -95,6 +95,15 @@ def clock_of(device: str) -> Clock:
     return timed
 
 
+def rounds_of(least: int, seconds: float) -> Iterator[int]:
+    """Numbers of rounds: so many, or more if those take less than this."""
+    began = time.perf_counter()
+    for number in itertools.count():
+        if number >= least and time.perf_counter() - began >= seconds:
+            return
+        yield number
+
+
 def interleaved(
     plain: Callable[[], Any],
     variants: Sequence[tuple[str, Callable[[], Any], Callable[[Any], Any] | None]],
@@ -115,10 +124,7 @@ def interleaved(
         For each name one pair a round.
     """
     found = {name: Pairs() for name, _, _ in variants}
-    began = time.perf_counter()
-    for number in itertools.count():
-        if number >= rounds and time.perf_counter() - began >= seconds:
-            break
+    for number in rounds_of(rounds, seconds):
         turn = number % max(len(variants), 1)
         before = timed(plain)[:2]
         for name, work, derive in (*variants[turn:], *variants[:turn]):

@@ -39,7 +39,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import gentrace  # noqa: E402
 from gentrace.demo import load  # noqa: E402
 from scripts.bench_overhead import Setting, made  # noqa: E402
-from scripts.bench_parts import machine, table_line  # noqa: E402
+from scripts.bench_parts import machine, rounds_of, table_line  # noqa: E402
 
 HEAD = (
     "model",
@@ -173,12 +173,8 @@ def measure(
     """Rounds, after two that do not count, in which either begins in turn."""
     for first in pair.models:
         play(pair, ids, new, first)
-    began, rounds = time.perf_counter(), list[Round]()
-    for first in itertools.cycle(("plain", "recorded")):
-        if len(rounds) >= least and time.perf_counter() - began >= seconds:
-            return rounds
-        rounds.append(play(pair, ids, new, first))
-    raise AssertionError
+    order = ("plain", "recorded")
+    return [play(pair, ids, new, order[number % 2]) for number in rounds_of(least, seconds)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
