@@ -105,7 +105,9 @@ class Lane:
         if ids is None or ids.shape != self._shape or inputs.get("past_key_values") is not self._cache:
             return False
         run = self._run
-        ids = ids.clone()
+        if ids.untyped_storage().nbytes() != ids.nbytes:
+            # A part of something larger, which would be kept alive, or be written over.
+            ids = ids.clone()
         self.fed = run.stop
         if self._predicts:
             follow(run, ids, generation, self._settings.top_k)
