@@ -1,5 +1,6 @@
 // Model: every layer and head as a small picture; the chosen one large beside it.
 
+import { ScaleKey } from "./legend.js";
 import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
 import { counted, make } from "./pen.js";
 
@@ -13,6 +14,7 @@ export class ModelTab {
     this.note = make("p", { className: "key" });
     this.chosenTitle = make("h2");
     const plot = make("div");
+    this.scaleKey = new ScaleKey();
     const open = [["replay", "Replay this head"], ["heads", "All heads of its layer"]].map(([tab, words]) => {
       const button = make("button", { type: "button", className: "quiet" }, words);
       button.addEventListener("click", () => app.set({ tab }));
@@ -20,7 +22,7 @@ export class ModelTab {
     });
     panel.append(
       make("section", { className: "card" }, this.title, this.grid, this.note),
-      make("section", { className: "card matrix" }, this.chosenTitle, make("p", { className: "open" }, ...open), plot),
+      make("section", { className: "card matrix" }, this.chosenTitle, make("p", { className: "open" }, ...open), plot, this.scaleKey.element),
     );
     this.matrix = new MatrixView(plot, app.palette, { hover: (event, cell) => app.hover(event, cell), move: app.mover, choose: (cell) => app.step(cell.query) });
     this.grid.addEventListener("keydown", (event) => this.key(event));
@@ -37,6 +39,7 @@ export class ModelTab {
       app.readAll();
       this.matrix.palette = app.palette;
       this.matrix.show(sheetOf(app.head, app.scale, app.palette, app.sides), app.zoom);
+      this.scaleKey.show(app.palette.gradient(app.palette.theme.attention), app.scale.words());
       this.chosenTitle.textContent = `${app.layerName}, ${app.head.name}`;
       this.matrix.cells.setAttribute("aria-label", `Attention matrix of ${app.layerName}, ${app.head.name}`);
     }
@@ -60,7 +63,8 @@ export class ModelTab {
     this.title.textContent = `${counted(this.layers.length, "layer")} × ${counted(heads.length, "head")}`;
     this.grid.setAttribute("aria-label", `Every head of the model, ${this.layers.length} layers`);
     this.grid.style.setProperty("--count", heads.length);
-    this.grid.style.setProperty("--side", `${Math.min(64, Math.max(29, Math.floor((innerHeight - 250) / this.layers.length) - 3))}px`);
+    this.side = Math.min(SIZE, Math.max(29, Math.floor((innerHeight - 250) / this.layers.length) - 3));
+    this.grid.style.setProperty("--side", `${this.side}px`);
     this.buttons.clear();
     this.painted = new Set();
     const cell = (role, words) => make("span", { role, className: "axis" }, words);
@@ -85,7 +89,7 @@ export class ModelTab {
       this.painted.add(layer);
       for (const name of layer.heads) {
         const head = app.store.head(layer, name);
-        paintThumb(this.buttons.get(`${layer.index}.${name}`).querySelector("canvas"), SIZE, head, app.scaleOf([head]), app.palette);
+        paintThumb(this.buttons.get(`${layer.index}.${name}`).querySelector("canvas"), SIZE, head, app.scaleOf([head]), app.palette, this.side);
       }
     }
     const missing = this.layers.length - this.painted.size;
