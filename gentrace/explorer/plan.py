@@ -116,7 +116,7 @@ def _first(plans: Sequence[LayerPlan], trace: int = 0) -> int:
 
 
 def _with_vectors(plans: list[LayerPlan], budget: int) -> list[LayerPlan]:
-    """Of the layer of each trace shown first one head with its queries and keys, if they have been seen and still fit."""
+    """Of the layer that each trace shows first one head with its queries and keys, if these were seen and still fit."""
     done = list(plans)
     left = budget - sum(one.size for one in plans)
     for trace in sorted({one.place for one in plans}):
