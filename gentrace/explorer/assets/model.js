@@ -5,6 +5,7 @@ import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
 import { counted, make } from "./pen.js";
 
 const SIZE = 64; // cells along a side of a small picture
+const [WIDE, TALL] = [290, 780]; // pixels that all of them have on a sheet of paper
 
 export class ModelTab {
   constructor(app, panel) {
@@ -65,6 +66,7 @@ export class ModelTab {
     this.grid.style.setProperty("--count", heads.length);
     this.side = Math.min(SIZE, Math.max(29, Math.floor((innerHeight - 250) / this.layers.length) - 3));
     this.grid.style.setProperty("--side", `${this.side}px`);
+    this.grid.style.setProperty("--print", `${Math.min(SIZE, Math.max(8, Math.floor(Math.min(WIDE / heads.length, TALL / this.layers.length)) - 3))}px`);
     this.buttons.clear();
     this.painted = new Set();
     const cell = (role, words) => make("span", { role, className: "axis" }, words);
