@@ -147,9 +147,14 @@ def test_a_view_is_one_page_of_paper(browser: Any, path: Path, tab: str) -> None
 
 
 def test_a_model_of_thirty_layers_is_one_page_of_paper(browser: Any, tmp_path: Path) -> None:
-    trace = random_trace(12, 4, heads=9, layers=range(30))
+    trace = random_trace(60, 4, heads=9, layers=range(30))
     page = explore(trace).write_html(tmp_path / "page.html")
     opened = Opened(browser, page, "tab=model", viewport={"width": 718, "height": 1047})
+    opened.until("document.body.dataset.loaded === 'all'")
+    # No small picture has more pixels than are shown, of which some would be left out.
+    sizes = "(all) => all.map((one) => [one.width, one.height, one.clientWidth])"
+    found = opened.page.locator(".thumbs canvas").evaluate_all(sizes)
+    assert {tuple(one) for one in found} == {(29, 29, 29)}
     opened.page.emulate_media(media="print")
     opened.until("explorer.themeName === 'light' && explorer.palette.theme === explorer.store.themes.light")
     card, small = ".card:has(.thumbs)", "[aria-label='layer 29, head 8']"

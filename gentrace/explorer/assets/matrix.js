@@ -74,8 +74,8 @@ export function paintHead(canvas, head, scale, palette) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-// The same as a small picture: the strongest cell of each of its pixels. shown: how large it is on the screen.
-export function paintThumb(canvas, size, head, scale, palette, shown = size) {
+// The same as a small picture: the strongest cell of each of its pixels.
+export function paintThumb(canvas, size, head, scale, palette) {
   const codes = head.whole ?? head.blocks.codes;
   const [rows, columns] = [codes.stop - codes.start, codes.columns];
   const [wide, tall] = [Math.min(size, columns), Math.min(size, rows)];
@@ -97,8 +97,6 @@ export function paintThumb(canvas, size, head, scale, palette, shown = size) {
   canvas.width = wide;
   canvas.height = tall;
   canvas.getContext("2d").putImageData(image, 0, 0);
-  // Enlarged, a cell stays a square; made smaller, none is left out.
-  canvas.style.imageRendering = Math.max(wide, tall) <= shown * devicePixelRatio ? "pixelated" : "auto";
 }
 
 // A window of a head whose picture is blocks, cell by cell; false if its numbers are not here, or not yet.

@@ -4,7 +4,7 @@ import { ScaleKey } from "./legend.js";
 import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
 import { counted, make } from "./pen.js";
 
-const SIZE = 64; // cells along a side of a small picture
+const SIZE = 64; // CSS pixels along a side of a small picture, at most
 const [WIDE, TALL] = [290, 780]; // pixels that all of them have on a sheet of paper
 
 export class ModelTab {
@@ -83,16 +83,21 @@ export class ModelTab {
     this.grid.replaceChildren(header, ...rows);
   }
 
-  // Layers that have been read since; each picture has its own head's scale, as the note says.
+  // Each picture has its own head's scale, as the note says.
+  paint(canvas, side, layer, name) {
+    const head = this.app.store.head(layer, name);
+    paintThumb(canvas, side, head, this.app.scaleOf([head]), this.app.palette);
+    return canvas;
+  }
+
+  // Layers that have been read since, in as many pixels as are shown: none is averaged away.
   paintNew() {
     const { app } = this;
     for (const layer of this.layers) {
       if (this.painted.has(layer) || !app.store.ready(layer)) continue;
       this.painted.add(layer);
-      for (const name of layer.heads) {
-        const head = app.store.head(layer, name);
-        paintThumb(this.buttons.get(`${layer.index}.${name}`).querySelector("canvas"), SIZE, head, app.scaleOf([head]), app.palette, this.side);
-      }
+      const side = Math.min(SIZE, Math.round(this.side * devicePixelRatio));
+      for (const name of layer.heads) this.paint(this.buttons.get(`${layer.index}.${name}`).querySelector("canvas"), side, layer, name);
     }
     const missing = this.layers.length - this.painted.size;
     const text = `Rows are layers, columns heads; each picture on its own head’s scale: ${app.scale.note()}. A pixel is its strongest cell.${missing ? ` Reading ${missing} more layers …` : ""}`;
@@ -140,9 +145,8 @@ export class ModelTab {
         heads.forEach((head, at) => pen.text(left + (at + 0.5) * size, 30, String(head), { size: 10, anchor: "middle", fill: theme.muted }));
         this.layers.forEach((layer, row) => {
           pen.text(left - 8, top + (row + 0.5) * size, String(layer.index), { size: 10, anchor: "end", fill: theme.muted });
-          for (const head of layer.heads) {
-            const canvas = this.buttons.get(`${layer.index}.${head}`).querySelector("canvas");
-            pen.image(canvas, left + heads.indexOf(head) * size, top + row * size, SIZE, SIZE);
+          for (const head of this.painted.has(layer) ? layer.heads : []) {
+            pen.image(this.paint(make("canvas"), SIZE, layer, head), left + heads.indexOf(head) * size, top + row * size, SIZE, SIZE);
           }
         });
       },

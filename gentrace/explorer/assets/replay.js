@@ -9,7 +9,7 @@ import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
 import { make, measuring } from "./pen.js";
 import { TextView } from "./text.js";
 
-const [THUMB, SHOWN] = [44, 36]; // cells along a side of a small picture, and pixels
+const THUMB = 36; // CSS pixels along a side of a small picture
 
 export class ReplayTab {
   constructor(app, panel) {
@@ -122,7 +122,7 @@ export class ReplayTab {
       const next = (at) => {
         if (turn !== this.turn || at >= heads.length) return;
         const head = app.store.head(layer, heads[at]);
-        paintThumb(this.buttons[at].querySelector("canvas"), THUMB, head, app.scaleOf([head]), app.palette, SHOWN);
+        paintThumb(this.buttons[at].querySelector("canvas"), Math.round(THUMB * devicePixelRatio), head, app.scaleOf([head]), app.palette);
         app.later(() => next(at + 1));
       };
       app.later(() => next(0));
