@@ -103,6 +103,20 @@ def test_the_neuron_tab_shows_every_trace(opened: Opened, traces: dict[str, Trac
         opened.press("t")
 
 
+def test_the_neuron_tab_finds_a_head_of_a_deeper_model(browser: Any, traces: dict[str, Trace], tmp_path: Path) -> None:
+    named = {"one": traces["one"], "deeper": random_trace(TOTAL, 6, heads=3, layers=(0, 2, 5))}
+    opened = Opened(browser, explore(named).write_html(tmp_path / "page.html"), "layer=0&head=1")
+    opened.press("4")
+    assert (opened.state()["layer"], opened.state()["head"]) == (2, 0)
+    opened.press("t")
+    assert (opened.state()["layer"], opened.state()["head"]) == (5, 0)
+    assert opened.page.locator(".identity dd").last.is_visible()
+    # Who asks for another head is told why it is not here.
+    opened.press("]")
+    assert opened.page.locator(".neuron .missing").is_visible()
+    opened.close()
+
+
 def test_the_last_token_has_a_link_of_its_own(browser: Any, path: Path, opened: Opened) -> None:
     opened.press("5")
     position = ".facts-list dd >> nth=0"

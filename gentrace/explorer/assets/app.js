@@ -98,7 +98,10 @@ class Explorer {
   }
 
   set(patch) {
-    this.state.set(patch.tab === "neuron" && this.v.tab !== "neuron" ? { ...this.withVectors(this.v), ...patch } : patch);
+    const { v } = this;
+    // Where queries and keys are shown, a head that has them is found when they come into view, and in another trace.
+    const comes = v.tab === "neuron" ? ![v.trace, undefined].includes(patch.trace) : patch.tab === "neuron";
+    this.state.set(comes ? { ...this.withVectors(this.settle({ ...v, ...patch })), ...patch } : patch);
   }
 
   // A head whose queries and keys can be shown, the nearest to the one that is looked at; nothing if that one can.
