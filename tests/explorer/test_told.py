@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,34 @@ def test_a_difference_is_told_only_where_eight_bits_can_tell_it(opened: Opened, 
     shown = float(largest.rpartition(": ")[2].split()[0].replace("−", "-"))
     expected = float(a[query, key] - otherwise[query, key])
     assert shown == pytest.approx(expected, abs=0.019 * float(a[query, key] + otherwise[query, key]) + 0.005)
+
+
+def test_of_blocks_each_is_told_once_and_as_the_most_that_is_in_it(browser: Any, tmp_path: Path) -> None:
+    trace = random_trace(101, 6, heads=2, layers=(0, 1))
+    page = explore(trace, pool=32, max_bytes=12_000).write_html(tmp_path / "page.html")
+    opened = Opened(browser, page, "tab=compare&layer=0&head=0")
+    found = opened.page.locator(".differences button").all_text_contents()
+    cells = [re.match(r"(\d+) .* → (\d+) .*A at most ([\d.]+), B at most ([\d.]+)$", text) for text in found]
+    edges = [0, *(4 * n for n in range(1, 5)), *(16 + 3 * n for n in range(1, 29)), 101]
+    blocks = set()
+    for query, key, *most in (cell.groups() for cell in cells if cell):
+        rows, keys = (next((a, b) for a, b in pairwise(edges) if a <= int(one) < b) for one in (query, key))
+        blocks.add((rows, keys))
+        for head, shown in enumerate(most):
+            largest = float(trace.attention(0, head)[slice(*rows), slice(*keys)].max())
+            assert abs(float(shown) - largest) <= 0.07 * largest
+    assert len(blocks) == len(found) == 8
+    tip = opened.point_at("#panel-compare .cells >> nth=0", 90, 50, 100, 100)
+    assert tip["A"].startswith("at most ")
+    opened.close()
+
+
+def test_texts_without_a_common_token_say_so(browser: Any, tmp_path: Path) -> None:
+    words = [[f" {letter}{place}" for place in range(9)] for letter in "ab"]
+    page = explore([random_trace(9, 4, texts=texts) for texts in words]).write_html(tmp_path / "page.html")
+    opened = Opened(browser, page, "tab=compare")
+    assert opened.page.locator(".differences li").all_text_contents() == ["the two texts have no token in common"]
+    opened.close()
 
 
 def test_of_exact_heads_the_smallest_difference_is_told(opened: Opened, traces: dict[str, Trace]) -> None:

@@ -10,6 +10,11 @@ const TOLD = 8; // largest differences that are listed
 const MOST = 1500; // rows and keys that are subtracted
 const SLACK = 1.02; // on the error of two weights: neighbours on their scale are not told apart
 
+// Whether of a head only the largest weight of each block is here.
+function pooled(head) {
+  return !head.exact && !head.whole;
+}
+
 export class CompareTab {
   constructor(app, panel) {
     this.app = app;
@@ -182,19 +187,34 @@ export class CompareTab {
     for (let at = 0; at < this.values.length; at++) {
       const size = Math.abs(this.values[at]);
       if (!(size > (found[TOLD - 1]?.[0] ?? 0))) continue;
+      const blocks = this.blocksOf(at);
+      const same = found.findIndex((one) => one[2] === blocks);
+      if (found[same]?.[0] >= size) continue;
+      if (same >= 0) found.splice(same, 1);
       const place = found.findIndex((one) => one[0] < size);
-      found.splice(place < 0 ? found.length : place, 0, [size, at]);
+      found.splice(place < 0 ? found.length : place, 0, [size, at, blocks]);
       found.length = Math.min(found.length, TOLD);
     }
     const name = (text) => make("bdi", {}, text);
     this.list.replaceChildren(...found.map(([, at]) => {
       const [query, key] = [this.queries[Math.floor(at / this.keys.length)], this.keys[at % this.keys.length]];
-      const button = make("button", { type: "button", className: "quiet" }, name(`${query[0]} ${this.sidesA.queries.labels[query[0]]}`), " → ", name(`${key[0]} ${this.sidesA.keys.labels[key[0]]}`), `: ${this.told(this.values[at])}  A ${this.app.words(this.a.weight(query[0], key[0]), Boolean(this.a.exact))}, B ${this.app.words(this.b.weight(query[1], key[1]), Boolean(this.b.exact))}`);
+      const button = make("button", { type: "button", className: "quiet" }, name(`${query[0]} ${this.sidesA.queries.labels[query[0]]}`), " → ", name(`${key[0]} ${this.sidesA.keys.labels[key[0]]}`), `: ${this.told(this.values[at])}  A ${this.weight(this.a, query[0], key[0])}, B ${this.weight(this.b, query[1], key[1])}`);
       button.addEventListener("click", () => { this.app.step(query[0]); this.app.pointAt({ query: query[0], key: key[0] }); });
       return make("li", {}, button);
     }));
-    const none = this.a.exact && this.b.exact ? "no difference where the texts agree" : "no difference that 8 bits can tell where the texts agree";
-    if (!found.length) this.list.replaceChildren(make("li", {}, none));
+    const none = `no difference${this.a.exact && this.b.exact ? "" : " that 8 bits can tell"} where the texts agree`;
+    if (!found.length) this.list.replaceChildren(make("li", {}, this.values.length ? none : "the two texts have no token in common"));
+  }
+
+  // In which blocks of A and B a cell of the difference lies, for of these only the largest weight is known.
+  blocksOf(at) {
+    const [query, key] = [this.queries[Math.floor(at / this.keys.length)], this.keys[at % this.keys.length]];
+    return [this.a, this.b].map((head, side) => (pooled(head) ? [head.blocks.rows[query[side]], head.blocks.columns[key[side]]] : [query[side], key[side]])).join();
+  }
+
+  weight(head, query, key) {
+    const sure = head.sure(query, key);
+    return `${pooled(head) && !sure ? "at most " : ""}${this.app.words(head.weight(query, key), sure)}`;
   }
 
   // A difference of two digits, as many as its parts have.
@@ -232,7 +252,7 @@ export class CompareTab {
     const difference = exact ? mine - theirs : this.subtracted(mine, theirs);
     this.app.tell(event, [
       ["query", String(own.query), sidesA.queries.labels[own.query]], ["key", String(own.key), sidesA.keys.labels[own.key]],
-      ["A", this.app.words(mine, a.sure(own.query, own.key)), ""], ["B", theirs === null ? "not in B" : this.app.words(theirs, b.sure(other.query, other.key)), ""],
+      ["A", this.weight(a, own.query, own.key), ""], ["B", theirs === null ? "not in B" : this.weight(b, other.query, other.key), ""],
       ...(theirs === null ? [] : [["A − B", exact || difference ? showNumber(difference, 4) : "none that 8 bits can tell", ""]]),
     ]);
     this.app.pointAt(own);
