@@ -140,7 +140,7 @@ def explore(
         heads: Query heads of each of these layers; None for all.
         rows: First query row and one past the last, of the text; None for all.
         exact: Heads as (layer, head), with "cross" or "encoder" as a third word where that is meant; None for
-            the first head of the layer that is shown first, if it fits.
+            the first head of the layer of each trace that is shown first, as far as these fit.
         pool: If not all cells fit, blocks along each side of the matrices that are made small by keeping the largest
             weight of each block; None for as many as fit, 0 to raise an error instead. The last layer of the first
             trace, which is shown first, and exact heads stay whole as far as they fit.

@@ -1,13 +1,15 @@
 """The traces that a server may open: those of one folder, or some files by name.
 
 Nothing is opened by path. A name counts only if it is among those that were found by walking the folder, so there is
-nothing in a name to climb out with; a link counts only if what it points to lies inside the folder too.
+nothing in a name to climb out with; a link counts only if what it points to lies inside the folder too. A file may be
+called by bytes that are no text, which no address can carry: it goes by another name, which says so.
 """
 
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 from gentrace.errors import GentraceError, ViewError
 from gentrace.trace.file import load
@@ -96,10 +98,8 @@ class Library:
             for file in sorted(files):
                 path = Path(folder, file)
                 name = path.relative_to(root).as_posix()
-                if file.startswith(".") or not file.endswith(SUFFIX) or not _says_itself(name):
-                    continue
-                if path.resolve().is_relative_to(root) and path.is_file():
-                    yield name, path
+                if not file.startswith(".") and file.endswith(SUFFIX) and _is_within(path, root):
+                    yield spelled(name), path
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -117,13 +117,21 @@ def _entry(name: str, path: Path) -> Entry:
         return Entry(name, "", 0, 0, str(error), False)
 
 
-def _says_itself(name: str) -> bool:
-    """Whether a file's name is text, and not bytes that no address can carry."""
+def _is_within(path: Path, root: Path) -> bool:
+    """Whether a file, or what a link leads to, is there and in the folder; a link to itself is nowhere."""
+    try:
+        return path.resolve().is_relative_to(root) and path.is_file()
+    except (OSError, RuntimeError):
+        return False
+
+
+def spelled(name: str) -> str:
+    """A file's name if it is text; else its bytes as in an address, with words after them that end no trace's name."""
     try:
         name.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return f"{quote_from_bytes(os.fsencode(name), safe='/ ')} (not UTF-8)"
+    return name
 
 
 def name_files(paths: tuple[Path, ...]) -> dict[str, Path]:
@@ -133,7 +141,7 @@ def name_files(paths: tuple[Path, ...]) -> dict[str, Path]:
         ViewError: If one is given twice.
     """
     for parts in range(1, max(len(path.resolve().parts) for path in paths) + 1):
-        named = {"/".join(path.resolve().with_suffix("").parts[-parts:]): path for path in paths}
+        named = {spelled("/".join(path.resolve().with_suffix("").parts[-parts:])): path for path in paths}
         if len(named) == len(paths):
             return named
     raise ViewError("opening traces", "a file is named twice", "name each once")

@@ -108,21 +108,24 @@ def plan(
     return _with_vectors(fitted, budget) if exact is None else fitted
 
 
-def _first(plans: Sequence[LayerPlan]) -> int:
-    """The place of the layer that a page shows first: the last of the first trace."""
-    kinds = {one.info.kind for one in plans if one.place == 0}
-    kind = "cross" if "cross" in kinds else "self"
-    return max((place for place, one in enumerate(plans) if one.info.kind == kind and one.place == 0), default=0)
+def _first(plans: Sequence[LayerPlan], trace: int = 0) -> int:
+    """The place of the layer of a trace that a page shows first: its last, of cross-attention where it has any."""
+    own = [(at, one.info.kind) for at, one in enumerate(plans) if one.place == trace]
+    kind = "cross" if "cross" in {kind for _, kind in own} else "self"
+    return max((at for at, each in own if each == kind), default=own[0][0])
 
 
 def _with_vectors(plans: list[LayerPlan], budget: int) -> list[LayerPlan]:
-    """One head of the layer shown first with its queries and keys, if these still fit and have been seen."""
-    place = _first(plans)
-    added = replace(plans[place], exact=plans[place].heads[:1])
-    size = sum(one.size for one in plans) + added.exact_bytes
-    if not added.info.head_dim or size > budget:
-        return plans
-    return [*plans[:place], added, *plans[place + 1 :]]
+    """Of the layer that each trace shows first one head with its queries and keys, if these were seen and still fit."""
+    done = list(plans)
+    left = budget - sum(one.size for one in plans)
+    for trace in sorted({one.place for one in plans}):
+        place = _first(plans, trace)
+        added = replace(plans[place], exact=plans[place].heads[:1])
+        if added.info.head_dim and added.exact_bytes <= left:
+            done[place] = added
+            left -= added.exact_bytes
+    return done
 
 
 def plan_asked(

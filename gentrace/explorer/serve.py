@@ -147,7 +147,9 @@ class _Open:
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    return PlainTextResponse(str(error), 404 if isinstance(error, FileNotFoundError) else 400)
+    # A file's name in it may be no text.
+    words = str(error).encode("utf-8", "backslashreplace")
+    return PlainTextResponse(words, 404 if isinstance(error, FileNotFoundError) else 400)
 
 
 def list_page(folder: str, entries: list[Entry]) -> str:

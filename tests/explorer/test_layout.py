@@ -146,6 +146,29 @@ def test_a_view_is_one_page_of_paper(browser: Any, path: Path, tab: str) -> None
     opened.close()
 
 
+def test_a_model_of_thirty_layers_is_one_page_of_paper(browser: Any, tmp_path: Path) -> None:
+    trace = random_trace(60, 4, heads=9, layers=range(30))
+    page = explore(trace).write_html(tmp_path / "page.html")
+    opened = Opened(browser, page, "tab=model", viewport={"width": 718, "height": 1047})
+    opened.until("document.body.dataset.loaded === 'all'")
+    # No small picture has more pixels than are shown, of which some would be left out.
+    sizes = "(all) => all.map((one) => [one.width, one.height, one.clientWidth])"
+    found = opened.page.locator(".thumbs canvas").evaluate_all(sizes)
+    assert {tuple(one) for one in found} == {(29, 29, 29)}
+    opened.page.emulate_media(media="print")
+    opened.until("explorer.themeName === 'light' && explorer.palette.theme === explorer.store.themes.light")
+    card, small = ".card:has(.thumbs)", "[aria-label='layer 29, head 8']"
+    (right, below), (inner, last) = (
+        (box["x"] + box["width"], box["y"] + box["height"])
+        for box in (opened.page.locator(one).bounding_box() for one in (card, small))
+    )
+    assert inner < right < 360
+    assert last < below
+    printed = opened.page.pdf(format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "1cm"))
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 1
+    opened.close()
+
+
 def test_lines_of_several_heads_run_side_by_side_and_their_squares_say_which(opened: Opened, tmp_path: Path) -> None:
     opened.page.evaluate("explorer.set({tab: 'heads', head: 'mean', step: 8})")
     lines = opened.page.evaluate("explorer.tab.lines.filter((line) => line.query === 8)")

@@ -245,6 +245,68 @@ def test_a_file_may_be_called_anything(tmp_path: Path) -> None:
         assert data["traces"][0]["name"] == html.unescape(shown)
 
 
+BYTES = (
+    b"caf\xe9",
+    b"caf%E9",
+    b"caf%E9.safetensors (not UTF-8)",
+    b"\xff<img src=x onerror=window.pwned=1>",
+    b"\xed\xa0\x80",
+)
+
+
+def test_a_file_whose_name_is_no_text_is_listed_and_opens(tmp_path: Path) -> None:
+    for place, name in enumerate(BYTES, 1):
+        folder = tmp_path / "inside" / os.fsdecode(b"\xe9" if place == 4 else b"sub")
+        folder.mkdir(parents=True, exist_ok=True)
+        causal(2, 2, place + 1).save(folder / os.fsdecode(name + b".safetensors"))
+    (tmp_path / "inside" / os.fsdecode(b"broken\xe9.safetensors")).write_bytes(b"no trace")
+    served = client(Library(tmp_path / "inside"))
+    page = served.get(f"/{TOKEN}/").text
+    rows = re.findall(r'<td><a href="([^"]*)"><bdi>([^<>]*)</bdi></a></td>', page)
+    shown = {html.unescape(name): html.unescape(link) for link, name in rows}
+    assert len(rows) == len(shown) == len(BYTES)
+    assert "broken%E9.safetensors (not UTF-8)" in page
+    names = [
+        "sub/caf%E9.safetensors (not UTF-8)", "sub/caf%E9.safetensors",
+        "sub/caf%E9.safetensors (not UTF-8).safetensors",
+        "%E9/%FF%3Cimg src%3Dx onerror%3Dwindow.pwned%3D1%3E.safetensors (not UTF-8)",
+        "sub/%ED%A0%80.safetensors (not UTF-8)",
+    ]  # fmt: skip
+    for keys, name in enumerate(names, 2):
+        opened = served.get(f"/{TOKEN}/{shown[name]}")
+        assert data_of(opened.text)["traces"][0]["layers"][0]["keys"] == keys, name
+        codes = asked(served, name, what="codes", part=0, head=0)
+        assert len(codes.content) == keys * (keys + 1) // 2
+    broken = served.get(f"/{TOKEN}/open", params={"name": "broken%E9.safetensors (not UTF-8)"})
+    assert (broken.status_code, "not a safetensors file" in broken.text) == (400, True)
+
+
+def test_one_file_whose_name_is_no_text_opens(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.safetensors")
+    causal(4, 2, 12).save(path)
+    served = client(Library(None, name_files((path,))))
+    page = served.get(f"/{TOKEN}/").text
+    assert data_of(page)["traces"][0]["name"] == "caf%E9 (not UTF-8)"
+    assert len(asked(served, "caf%E9 (not UTF-8)", what="codes", part=0, head=0).content) == 12 * 13 // 2
+
+
+def test_links_that_lead_nowhere_or_out_hide_nothing_else(folder: Path, tmp_path: Path) -> None:
+    causal().save(tmp_path / "kept.safetensors")
+    (tmp_path / "round.safetensors").symlink_to(tmp_path / "round.safetensors")
+    (tmp_path / "there.safetensors").symlink_to(tmp_path / "back.safetensors")
+    (tmp_path / "back.safetensors").symlink_to(tmp_path / "there.safetensors")
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nothing")
+    (tmp_path / "Kept.safetensors").symlink_to(f"../{folder.parent.name}/secret.safetensors")
+    (tmp_path / "long.safetensors").symlink_to("x/" * 2000)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    served = client(Library(tmp_path))
+    page = served.get(f"/{TOKEN}/")
+    assert page.status_code == 200
+    assert re.findall(r"<bdi>([^<]*\.safetensors)</bdi>", page.text) == ["kept.safetensors"]
+    for name in ("Kept.safetensors", "KEPT.safetensors", "round.safetensors", "pipe.safetensors", "./kept.safetensors"):
+        assert served.get(f"/{TOKEN}/open", params={"name": name}).status_code == 404
+
+
 def test_two_hosts_are_as_good_as_none(served: TestClient) -> None:
     for hosts in ([], [f"127.0.0.1:{PORT}", "evil.example"], [f"127.0.0.1:{PORT}", f"127.0.0.1:{PORT}"]):
         assert asyncio.run(answered(served.app, [(b"host", host.encode()) for host in hosts])) == 403

@@ -15,6 +15,8 @@ from urllib.request import urlopen
 import pytest
 import torch
 
+from gentrace.explorer.library import Library
+from gentrace.explorer.serve import list_page
 from gentrace.trace.trace import Trace
 from tests.explorer.opened import Opened
 from tests.views.made import HOSTILE, random_trace
@@ -130,6 +132,24 @@ def test_a_folder_is_listed_and_opened_by_click(browser: Any, address: str) -> N
     page.locator("form button").click()
     page.wait_for_selector("body[data-loaded]", state="attached", timeout=60_000)
     assert complaints == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_list_has_room_for_every_name_and_reason(browser: Any, tmp_path: Path, width: int) -> None:
+    random_trace(9, 4).save(tmp_path / f"{'long' * 50}.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"no trace")
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.set_content(list_page(str(tmp_path), Library(tmp_path).entries()))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    why = page.locator(".broken td").last
+    assert "not a safetensors file" in why.inner_text()
+    assert why.bounding_box()["width"] > 100
+    model = page.locator("tr:not(.broken) td:nth-child(3) bdi")
+    if width < 900:
+        assert model.is_hidden()
+    else:
+        assert model.bounding_box()["height"] < 30
     page.close()
 
 

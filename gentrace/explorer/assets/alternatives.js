@@ -20,6 +20,11 @@ export function predicted(tokens) {
   return tokens.logprobs.some((value) => value !== null);
 }
 
+// What the model gave an alternative; the token that came has more digits elsewhere, which it says here too.
+export function modelShare(tokens, position, [, model, , came]) {
+  return came && tokens.logprobs[position] !== null ? Math.exp(tokens.logprobs[position]) : model;
+}
+
 // Rows of what was likely at a position, best first; the one that came is marked.
 export function fillAlternatives(element, tokens, position) {
   const rows = position >= 0 ? tokens.alternatives[position] : [];
@@ -34,7 +39,7 @@ export function fillAlternatives(element, tokens, position) {
     row.classList.toggle("empty", !one);
     const [name, track, model, sampled] = row.children;
     name.textContent = one ? tokens.words[one[0]] : "";
-    model.textContent = one ? showPercent(one[1]) : "";
+    model.textContent = one ? showPercent(modelShare(tokens, position, one)) : "";
     sampled.textContent = one && one[2] !== null ? (one[2] === 0 ? "excluded" : showPercent(one[2])) : "";
     row.classList.toggle("came", Boolean(one?.[3]));
     track.children[0].style.transform = `scaleX(${one?.[1] ?? 0})`;

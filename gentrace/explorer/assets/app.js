@@ -57,7 +57,7 @@ class Explorer {
     const kind = ["cross", "self"].find((one) => this.store.kinds(0).includes(one)) ?? this.store.kinds(0)[0];
     // What nobody wrote there is nothing to replay of: an encoder's text is seen all at once.
     const written = predicted(this.store.traces[0].text);
-    return { tab: written ? "replay" : "heads", trace: 0, kind, layer: null, head: null, step: null, first: "aside", colour: "probability", to: null, heads: null, lines: null, pair: null, key: null, zoom: null, theme: null };
+    return { tab: written ? "replay" : "heads", trace: 0, kind, layer: null, head: null, step: null, token: null, first: "aside", colour: "probability", to: null, heads: null, lines: null, pair: null, key: null, zoom: null, theme: null };
   }
 
   // Makes values fit what the page holds, whatever an address said.
@@ -75,7 +75,11 @@ class Explorer {
     if (layer.heads.length < 2) one.head = layer.heads[0];
     const [start, stop] = layer.queries;
     const begin = this.begin(one.trace, layer);
-    one.step = Math.min(Math.max(one.step ?? begin, start), stop - 1);
+    const row = (token) => Math.min(Math.max(token, start), stop - 1);
+    one.step = row(one.step ?? begin);
+    // What is looked at among the tokens is the step's own, or the nearest that is none.
+    const known = store.sides(one.trace, one.kind).queries.labels.length;
+    if (one.token !== null && (one.token === one.step || one.token >= known || row(one.token) !== one.step)) one.token = null;
     if (!Object.hasOwn(FIRST, one.first)) one.first = "aside";
     if (!COLOURS.includes(one.colour)) one.colour = "probability";
     if (!["light", "dark"].includes(one.theme)) one.theme = null;
@@ -94,7 +98,10 @@ class Explorer {
   }
 
   set(patch) {
-    this.state.set(patch.tab === "neuron" && this.v.tab !== "neuron" ? { ...this.withVectors(this.v), ...patch } : patch);
+    const { v } = this;
+    // Where queries and keys are shown, a head that has them is found when they come into view, and in another trace.
+    const comes = v.tab === "neuron" ? ![v.trace, undefined].includes(patch.trace) : patch.tab === "neuron";
+    this.state.set(comes ? { ...this.withVectors(this.settle({ ...v, ...patch })), ...patch } : patch);
   }
 
   // A head whose queries and keys can be shown, the nearest to the one that is looked at; nothing if that one can.

@@ -2,12 +2,18 @@
 
 import { align } from "./align.js";
 import { showNumber } from "./colour.js";
-import { drawRamp } from "./legend.js";
+import { drawRamp, ScaleKey } from "./legend.js";
 import { MatrixView, sheetOf } from "./matrix.js";
 import { make } from "./pen.js";
 
 const TOLD = 8; // largest differences that are listed
 const MOST = 1500; // rows and keys that are subtracted
+const SLACK = 1.02; // on the error of two weights: neighbours on their scale are not told apart
+
+// Whether of a head only the largest weight of each block is here.
+function pooled(head) {
+  return !head.exact && !head.whole;
+}
 
 export class CompareTab {
   constructor(app, panel) {
@@ -18,13 +24,14 @@ export class CompareTab {
       return element;
     };
     [this.trace, this.layer, this.head] = ["trace", "layer", "head"].map(select);
-    this.parts = ["a", "b", "difference"].map(() => ({ title: make("h2"), plot: make("div") }));
+    this.parts = ["a", "b", "difference"].map(() => ({ title: make("h2"), plot: make("div"), key: new ScaleKey() }));
     const label = (words, element) => make("label", {}, `${words} `, element);
     const chooser = make("p", { className: "chooser" }, this.traceLabel = label("trace", this.trace), label("layer", this.layer), label("head", this.head));
-    const card = ({ title, plot }, ...more) => make("section", { className: "card" }, title, ...more, plot);
+    const said = (words) => make("p", { className: "chooser" }, words);
+    const card = ({ title, plot, key }, chosen) => make("section", { className: "card" }, title, chosen, plot, key.element);
     this.list = make("ol", { className: "differences" });
-    this.note = make("p", { className: "key" });
-    panel.append(card(this.parts[0], make("p", { className: "chooser" }, "the layer and head chosen above")), card(this.parts[1], chooser), make("section", { className: "card" }, this.parts[2].title, make("p", { className: "chooser" }, "orange: more in A, blue: more in B"), this.parts[2].plot, this.note), make("section", { className: "card wide" }, make("h2", {}, "Largest differences"), this.list));
+    [this.most, this.note] = [1, ""];
+    panel.append(card(this.parts[0], said("the layer and head chosen above")), card(this.parts[1], chooser), card(this.parts[2], said("orange: more in A, blue: more in B")), make("section", { className: "card wide" }, make("h2", {}, "Largest differences"), this.list));
     const hovers = [(event, cell) => this.hover(event, cell, (one) => one), (event, cell) => this.hover(event, cell, (one) => this.fromB(one)), (event, cell) => this.hover(event, cell, (one) => this.fromBoth(one))];
     this.views = this.parts.map(({ plot }, at) => new MatrixView(plot, app.palette, { hover: hovers[at], move: at ? null : app.mover }));
   }
@@ -49,7 +56,8 @@ export class CompareTab {
     const { app } = this;
     const other = this.other;
     if (!other.layer) {
-      this.note.textContent = `The other trace has no ${app.v.kind} attention.`;
+      this.note = `The other trace has no ${app.v.kind} attention.`;
+      this.parts[2].key.show("none", ["", "", this.note]);
       return;
     }
     const turn = (this.turn = {});
@@ -66,6 +74,7 @@ export class CompareTab {
     this.options(other);
     this.a = app.head;
     this.b = app.store.head(other.layer, other.head);
+    this.errors = [this.a, this.b].map((head) => (head.exact ? 0 : app.store.error));
     this.sidesA = app.sides;
     this.sidesB = app.store.sides(other.trace, app.v.kind);
     const scale = app.scaleOf([this.a, this.b]);
@@ -83,6 +92,8 @@ export class CompareTab {
     this.views[1].show(sheetOf(this.b, scale, app.palette, this.sidesB), this.differ ? null : app.zoom);
     this.views[2].show(this.sheet(), this.differ ? null : app.zoom);
     this.parts.forEach(({ title }, at) => this.views[at].cells.setAttribute("aria-label", `Attention matrix, ${title.textContent}`));
+    for (const { key } of this.parts.slice(0, 2)) key.show(app.palette.gradient(app.palette.theme.attention), scale.words());
+    this.parts[2].key.show(app.palette.gradient(app.palette.balance), this.words());
     this.tellLargest();
     app.tellWorth();
   }
@@ -94,6 +105,18 @@ export class CompareTab {
     this.layer.replaceChildren(...store.layers(other.trace, v.kind).map((one) => new Option(one.index, one.index, false, one === other.layer)));
     const heads = other.layer.heads.length > 1 ? ["mean", ...other.layer.heads] : other.layer.heads;
     this.head.replaceChildren(...heads.map((one) => new Option(one, one, false, one === other.head)));
+  }
+
+  // The words at the two ends of the difference's colours, and what else there is to say.
+  words() {
+    const most = this.most.toPrecision(2);
+    return [`−${most}`, `+${most}`, this.note];
+  }
+
+  // By how much two weights that a page holds may differ though they are alike.
+  blur(one, other) {
+    const [ofA, ofB] = this.errors;
+    return ofA || ofB ? SLACK * (ofA * one + ofB * other) + this.app.store.low : 0;
   }
 
   // Differences of all cells whose tokens stand in both texts.
@@ -119,14 +142,20 @@ export class CompareTab {
       for (let column = 0; column < columns; column++) {
         // The first token is set aside here too: its differences would outshine all others.
         if (this.keys[column][0] < this.skip) this.values[row * columns + column] = NaN;
-        else this.values[row * columns + column] = ofA[this.keys[column][0]] - ofB[this.keys[column][1]];
+        else this.values[row * columns + column] = this.subtracted(ofA[this.keys[column][0]], ofB[this.keys[column][1]]);
       }
     }
     const sizes = this.values.filter((value) => Math.abs(value) > 0).map(Math.abs).sort();
     this.most = sizes.length ? Math.max(sizes[Math.floor(0.995 * (sizes.length - 1))], 1e-3) : 1;
+    const coarse = a.exact && b.exact ? "" : "; what 8 bits cannot tell apart is left blank";
     const left = this.sidesA.queries.labels.length - shared(this.sidesA.queries, this.sidesB.queries).length;
     const aligned = left ? `; ${left} tokens of A have no like in B and are left out` : "";
-    this.note.textContent = `Full colour at ±${this.most.toPrecision(2)}${this.skip ? `; first ${this.skip > 1 ? `${this.skip} tokens` : "token"} set aside (grey)` : ""}${aligned}${cut}.`;
+    this.note = `stronger ones have the last colour${this.skip ? `; first ${this.skip > 1 ? `${this.skip} tokens` : "token"} set aside (grey)` : ""}${coarse}${aligned}${cut}.`;
+  }
+
+  subtracted(one, other) {
+    const difference = one - other;
+    return Math.abs(difference) <= this.blur(one, other) ? 0 : difference;
   }
 
   sheet() {
@@ -158,18 +187,39 @@ export class CompareTab {
     for (let at = 0; at < this.values.length; at++) {
       const size = Math.abs(this.values[at]);
       if (!(size > (found[TOLD - 1]?.[0] ?? 0))) continue;
+      const blocks = this.blocksOf(at);
+      const same = found.findIndex((one) => one[2] === blocks);
+      if (found[same]?.[0] >= size) continue;
+      if (same >= 0) found.splice(same, 1);
       const place = found.findIndex((one) => one[0] < size);
-      found.splice(place < 0 ? found.length : place, 0, [size, at]);
+      found.splice(place < 0 ? found.length : place, 0, [size, at, blocks]);
       found.length = Math.min(found.length, TOLD);
     }
     const name = (text) => make("bdi", {}, text);
     this.list.replaceChildren(...found.map(([, at]) => {
       const [query, key] = [this.queries[Math.floor(at / this.keys.length)], this.keys[at % this.keys.length]];
-      const button = make("button", { type: "button", className: "quiet" }, name(`${query[0]} ${this.sidesA.queries.labels[query[0]]}`), " → ", name(`${key[0]} ${this.sidesA.keys.labels[key[0]]}`), `  A ${this.app.words(this.a.weight(query[0], key[0]), Boolean(this.a.exact))}, B ${this.app.words(this.b.weight(query[1], key[1]), Boolean(this.b.exact))}`);
+      const button = make("button", { type: "button", className: "quiet" }, name(`${query[0]} ${this.sidesA.queries.labels[query[0]]}`), " → ", name(`${key[0]} ${this.sidesA.keys.labels[key[0]]}`), `: ${this.told(this.values[at])}  A ${this.weight(this.a, query[0], key[0])}, B ${this.weight(this.b, query[1], key[1])}`);
       button.addEventListener("click", () => { this.app.step(query[0]); this.app.pointAt({ query: query[0], key: key[0] }); });
       return make("li", {}, button);
     }));
-    if (!found.length) this.list.replaceChildren(make("li", {}, "no difference where the texts agree"));
+    const none = `no difference${this.a.exact && this.b.exact ? "" : " that 8 bits can tell"} where the texts agree`;
+    if (!found.length) this.list.replaceChildren(make("li", {}, this.values.length ? none : "the two texts have no token in common"));
+  }
+
+  // In which blocks of A and B a cell of the difference lies, for of these only the largest weight is known.
+  blocksOf(at) {
+    const [query, key] = [this.queries[Math.floor(at / this.keys.length)], this.keys[at % this.keys.length]];
+    return [this.a, this.b].map((head, side) => (pooled(head) ? [head.blocks.rows[query[side]], head.blocks.columns[key[side]]] : [query[side], key[side]])).join();
+  }
+
+  weight(head, query, key) {
+    const sure = head.sure(query, key);
+    return `${pooled(head) && !sure ? "at most " : ""}${this.app.words(head.weight(query, key), sure)}`;
+  }
+
+  // A difference of two digits, as many as its parts have.
+  told(difference) {
+    return `${difference < 0 ? "−" : "+"}${this.app.words(Math.abs(difference), Boolean(this.a.exact && this.b.exact))}`;
   }
 
   // A cell in A's positions, whatever matrix it was pointed at in; null where A has no such token.
@@ -198,10 +248,12 @@ export class CompareTab {
     for (const [head, place] of [[a, own], [b, other]]) if (place && !head.sure(place.query, place.key)) head.asked?.cell(place.query, place.key, true);
     this.pointed = [event, cell, inA];
     const [mine, theirs] = [a.weight(own.query, own.key), other ? b.weight(other.query, other.key) : null];
+    const exact = Boolean(other && a.sure(own.query, own.key) && b.sure(other.query, other.key));
+    const difference = exact ? mine - theirs : this.subtracted(mine, theirs);
     this.app.tell(event, [
       ["query", String(own.query), sidesA.queries.labels[own.query]], ["key", String(own.key), sidesA.keys.labels[own.key]],
-      ["A", this.app.words(mine, a.sure(own.query, own.key)), ""], ["B", theirs === null ? "not in B" : this.app.words(theirs, b.sure(other.query, other.key)), ""],
-      ...(theirs === null ? [] : [["A − B", showNumber(mine - theirs, 4), ""]]),
+      ["A", this.weight(a, own.query, own.key), ""], ["B", theirs === null ? "not in B" : this.weight(b, other.query, other.key), ""],
+      ...(theirs === null ? [] : [["A − B", exact || difference ? showNumber(difference, 4) : "none that 8 bits can tell", ""]]),
     ]);
     this.app.pointAt(own);
   }
@@ -224,7 +276,7 @@ export class CompareTab {
   }
 
   describe() {
-    return `${this.parts[0].title.textContent}. ${this.parts[1].title.textContent}. ${this.note.textContent}`;
+    return `${this.parts[0].title.textContent}. ${this.parts[1].title.textContent}. A − B: ${this.words().slice(0, 2).join(" to ")}, ${this.note}`;
   }
 
   resize() {
@@ -234,8 +286,8 @@ export class CompareTab {
   picture() {
     const sizes = this.views.map((view) => view.drawn);
     const { palette } = this.app;
-    const [top, note] = [Math.max(...sizes.map((size) => size.height)), this.note.textContent];
-    const most = `${this.most.toPrecision(2)}`;
+    const top = Math.max(...sizes.map((size) => size.height));
+    const [less, more, note] = this.words();
     return {
       width: sizes.reduce((sum, size) => sum + size.width + 18, 0), height: top + 48, name: "compare",
       draw: (pen) => {
@@ -246,7 +298,7 @@ export class CompareTab {
         });
         const options = { ...palette.theme, most: x };
         drawRamp(pen, 0, top + 4, palette.theme.attention, this.scale.words(), options);
-        drawRamp(pen, 0, top + 28, palette.balance, [`−${most}`, `+${most}`, `A − B. ${note}`], options);
+        drawRamp(pen, 0, top + 28, palette.balance, [less, more, `A − B: ${note}`], options);
       },
     };
   }

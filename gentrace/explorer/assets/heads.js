@@ -1,14 +1,14 @@
 // Heads: all matrices of one layer under one colour scale, and beside them the head view: two columns of tokens with a
 // line from each that looks to those it looks at.
 
-import { drawRamp } from "./legend.js";
+import { drawRamp, ScaleKey } from "./legend.js";
 import { MatrixView, sheetOf } from "./matrix.js";
 import { counted, make, moved } from "./pen.js";
 import { Scroller } from "./scroller.js";
 import { visited } from "./tip.js";
 
 const LEAST = 0.05; // weights below have no line
-const MOST = 4000; // lines that are drawn, the strongest
+const MOST = 4000; // lines of all tokens that are drawn at once, the strongest
 const ROW = 19;
 // Of which sentence the queries and the keys are, as the address says it.
 export const PAIRS = { AA: "A→A", AB: "A→B", BA: "B→A", BB: "B→B" };
@@ -17,6 +17,7 @@ export class HeadsTab {
   constructor(app, panel) {
     this.app = app;
     this.grid = make("div", { className: "grid" });
+    this.scaleKey = new ScaleKey();
     this.gridTitle = make("h2");
     this.legend = make("div", { className: "legend", role: "group", "aria-label": "Heads whose lines are drawn" });
     this.scroll = make("div", { tabIndex: 0, role: "img" });
@@ -31,7 +32,7 @@ export class HeadsTab {
     this.pair.addEventListener("change", () => app.set({ pair: this.pair.value || null }));
     this.pairs = make("label", {}, "sentences ", this.pair);
     panel.append(
-      make("section", { className: "card" }, this.gridTitle, this.grid, this.gridNote = make("p", { className: "key" })),
+      make("section", { className: "card" }, this.gridTitle, this.grid, this.scaleKey.element),
       make("section", { className: "card lines" }, make("h2", {}, "Head view: who looks at whom"), this.legend, make("div", { className: "line-choice" }, this.choice, this.pairs), this.scroll, this.linesNote),
     );
     this.scroller = new Scroller(this.scroll, ROW, (pen, view) => this.draw(pen, view));
@@ -78,7 +79,7 @@ export class HeadsTab {
       this.views.forEach(({ figure }, at) => figure.classList.toggle("chosen", this.names[at] === app.head.head));
       this.dressLegend();
       this.collect();
-    } else if (["heads", "head", "pair"].some((name) => changed.has(name))) {
+    } else if (["heads", "head", "pair", "lines"].some((name) => changed.has(name))) {
       this.dressLegend();
       this.collect();
     }
@@ -95,7 +96,8 @@ export class HeadsTab {
   fill() {
     const { app } = this;
     this.gridTitle.textContent = `${app.layerName}: ${counted(this.names.length, "head")}`;
-    this.gridNote.textContent = `One scale for all, full colour at ${this.scale.high.toPrecision(2)}; ${this.scale.note()}.`;
+    const [low, high, note] = this.scale.words();
+    this.scaleKey.show(app.palette.gradient(app.palette.theme.attention), [low, high, `${note} One scale for all heads.`]);
     this.views = this.heads.map((head) => {
       const [plot, button] = [make("div"), make("button", { type: "button" }, head.name)];
       button.addEventListener("click", () => app.set({ head: head.head, heads: null }));
@@ -179,12 +181,15 @@ export class HeadsTab {
         for (let key = exact ? Math.min(1, this.scale.skip) : this.scale.skip; key < width; key++) if (values[key] >= LEAST && shown({ query, key })) found.push({ query, key, weight: values[key], colour });
       }
     }
-    found.sort((a, b) => a.weight - b.weight);
-    this.lines = found.slice(-MOST);
-    const left = found.length - this.lines.length;
+    this.lines = found.sort((a, b) => a.weight - b.weight);
     this.linesNote.textContent = this.byRow
-      ? `Lines of the current token only, thickness is the weight, from ${LEAST} up${left ? `; the ${left} weakest are not drawn` : ""}. Click a token on the left to go there.`
-      : `Left looks at right; thickness is the weight, from ${LEAST} up${this.scale.skip ? ", the first token left out" : ""}; squares: which heads${left ? `; the ${left} weakest lines are not drawn` : ""}. Click a token on the left to go there, point at one to see only its lines.`;
+      ? `Lines of the current token only, thickness is the weight, from ${LEAST} up. Click a token on the left to go there.`
+      : `Left looks at right; thickness is the weight, from ${LEAST} up${this.scale.skip ? ", the first token left out" : ""}; squares: which heads${this.left ? `; the ${this.left.toLocaleString("en")} weakest lines are drawn only for a token that is pointed at` : ""}. Click a token on the left to go there, point at one to see only its lines.`;
+  }
+
+  // Of the lines of all tokens at once, how many are too many; of one token all are drawn.
+  get left() {
+    return this.app.v.lines === "all" ? Math.max(0, this.lines.length - MOST) : 0;
   }
 
   paint() {
@@ -208,7 +213,7 @@ export class HeadsTab {
     const share = (colour) => (chosen.indexOf(colour) + 0.5) / chosen.length - 0.5;
     const thickest = (0.8 * scroller.rowHeight) / Math.min(3, chosen.length);
     const square = Math.min(8, (column * 0.45) / chosen.length);
-    for (const line of this.lines) {
+    for (const line of focus ? this.lines : this.lines.slice(this.left)) {
       const mine = !focus || line[focus.side] === focus.position;
       if (!mine) continue;
       const other = focus?.side === "query" ? line.key : line.query;

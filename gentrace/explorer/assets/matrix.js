@@ -1,7 +1,7 @@
 // A matrix on the screen: painted once on a canvas of one pixel a cell, labelled, with marks that move above it. What it
 // shows is a sheet: how many rows and columns, their labels, and how to paint them.
 
-import { CanvasPen, clipped, fontOf, make } from "./pen.js";
+import { CanvasPen, clipped, fontOf, make, measuring } from "./pen.js";
 import { visited } from "./tip.js";
 import { within } from "./zoom.js";
 
@@ -30,6 +30,17 @@ export function clearOf(chip, { count, size, along, edge = EDGE, last = count })
 
 function strideOf(size) {
   return Math.max(1, Math.ceil(LABEL / size));
+}
+
+const widths = new WeakMap();
+
+// The room that labels would like: that of the widest, which is one of the longest.
+function roomFor(labels) {
+  if (!widths.has(labels)) {
+    const longest = [...labels].sort((a, b) => b.length - a.length).slice(0, 20);
+    widths.set(labels, 18 + Math.max(0, ...longest.map((text) => measuring.measure(text, LABEL, { weight: 600 }))));
+  }
+  return widths.get(labels);
 }
 
 export function place(element, pixels) {
@@ -204,8 +215,8 @@ export class MatrixView {
     [this.q0, this.q1, this.k0, this.k1] = within(this.window, this.bounds);
     const [rows, keys] = [this.q1 - this.q0, this.k1 - this.k0];
     const room = this.element.clientWidth;
-    this.gutter = this.labels ? Math.min(104, Math.max(58, room * 0.16)) : 0;
-    this.foot = this.labels ? Math.min(84, Math.max(54, room * 0.12)) : 0;
+    this.gutter = this.labels ? Math.max(Math.min(104, Math.max(58, room * 0.16)), Math.min(104, room * 0.25, roomFor(sheet.queryLabels))) : 0;
+    this.foot = this.labels ? Math.max(Math.min(84, Math.max(54, room * 0.12)), Math.min(84, roomFor(sheet.keyLabels))) : 0;
     const wide = room - this.gutter - (this.labels ? 6 : 0);
     // On a wide screen all of it stays above the controls; a phone scrolls anyway.
     const above = this.element.getBoundingClientRect().top + scrollY;

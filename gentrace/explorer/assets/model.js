@@ -1,9 +1,11 @@
 // Model: every layer and head as a small picture; the chosen one large beside it.
 
+import { ScaleKey } from "./legend.js";
 import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
 import { counted, make } from "./pen.js";
 
-const SIZE = 64; // cells along a side of a small picture
+const SIZE = 64; // CSS pixels along a side of a small picture, at most
+const [WIDE, TALL] = [290, 780]; // pixels that all of them have on a sheet of paper
 
 export class ModelTab {
   constructor(app, panel) {
@@ -13,6 +15,7 @@ export class ModelTab {
     this.note = make("p", { className: "key" });
     this.chosenTitle = make("h2");
     const plot = make("div");
+    this.scaleKey = new ScaleKey();
     const open = [["replay", "Replay this head"], ["heads", "All heads of its layer"]].map(([tab, words]) => {
       const button = make("button", { type: "button", className: "quiet" }, words);
       button.addEventListener("click", () => app.set({ tab }));
@@ -20,7 +23,7 @@ export class ModelTab {
     });
     panel.append(
       make("section", { className: "card" }, this.title, this.grid, this.note),
-      make("section", { className: "card matrix" }, this.chosenTitle, make("p", { className: "open" }, ...open), plot),
+      make("section", { className: "card matrix" }, this.chosenTitle, make("p", { className: "open" }, ...open), plot, this.scaleKey.element),
     );
     this.matrix = new MatrixView(plot, app.palette, { hover: (event, cell) => app.hover(event, cell), move: app.mover, choose: (cell) => app.step(cell.query) });
     this.grid.addEventListener("keydown", (event) => this.key(event));
@@ -37,6 +40,7 @@ export class ModelTab {
       app.readAll();
       this.matrix.palette = app.palette;
       this.matrix.show(sheetOf(app.head, app.scale, app.palette, app.sides), app.zoom);
+      this.scaleKey.show(app.palette.gradient(app.palette.theme.attention), app.scale.words());
       this.chosenTitle.textContent = `${app.layerName}, ${app.head.name}`;
       this.matrix.cells.setAttribute("aria-label", `Attention matrix of ${app.layerName}, ${app.head.name}`);
     }
@@ -60,7 +64,9 @@ export class ModelTab {
     this.title.textContent = `${counted(this.layers.length, "layer")} × ${counted(heads.length, "head")}`;
     this.grid.setAttribute("aria-label", `Every head of the model, ${this.layers.length} layers`);
     this.grid.style.setProperty("--count", heads.length);
-    this.grid.style.setProperty("--side", `${Math.min(64, Math.max(29, Math.floor((innerHeight - 250) / this.layers.length) - 3))}px`);
+    this.side = Math.min(SIZE, Math.max(29, Math.floor((innerHeight - 250) / this.layers.length) - 3));
+    this.grid.style.setProperty("--side", `${this.side}px`);
+    this.grid.style.setProperty("--print", `${Math.min(SIZE, Math.max(8, Math.floor(Math.min(WIDE / heads.length, TALL / this.layers.length)) - 3))}px`);
     this.buttons.clear();
     this.painted = new Set();
     const cell = (role, words) => make("span", { role, className: "axis" }, words);
@@ -77,16 +83,21 @@ export class ModelTab {
     this.grid.replaceChildren(header, ...rows);
   }
 
-  // Layers that have been read since; each picture has its own head's scale, as the note says.
+  // Each picture has its own head's scale, as the note says.
+  paint(canvas, side, layer, name) {
+    const head = this.app.store.head(layer, name);
+    paintThumb(canvas, side, head, this.app.scaleOf([head]), this.app.palette);
+    return canvas;
+  }
+
+  // Layers that have been read since, in as many pixels as are shown: none is averaged away.
   paintNew() {
     const { app } = this;
     for (const layer of this.layers) {
       if (this.painted.has(layer) || !app.store.ready(layer)) continue;
       this.painted.add(layer);
-      for (const name of layer.heads) {
-        const head = app.store.head(layer, name);
-        paintThumb(this.buttons.get(`${layer.index}.${name}`).querySelector("canvas"), SIZE, head, app.scaleOf([head]), app.palette);
-      }
+      const side = Math.min(SIZE, Math.round(this.side * devicePixelRatio));
+      for (const name of layer.heads) this.paint(this.buttons.get(`${layer.index}.${name}`).querySelector("canvas"), side, layer, name);
     }
     const missing = this.layers.length - this.painted.size;
     const text = `Rows are layers, columns heads; each picture on its own head’s scale: ${app.scale.note()}. A pixel is its strongest cell.${missing ? ` Reading ${missing} more layers …` : ""}`;
@@ -134,9 +145,8 @@ export class ModelTab {
         heads.forEach((head, at) => pen.text(left + (at + 0.5) * size, 30, String(head), { size: 10, anchor: "middle", fill: theme.muted }));
         this.layers.forEach((layer, row) => {
           pen.text(left - 8, top + (row + 0.5) * size, String(layer.index), { size: 10, anchor: "end", fill: theme.muted });
-          for (const head of layer.heads) {
-            const canvas = this.buttons.get(`${layer.index}.${head}`).querySelector("canvas");
-            pen.image(canvas, left + heads.indexOf(head) * size, top + row * size, SIZE, SIZE);
+          for (const head of this.painted.has(layer) ? layer.heads : []) {
+            pen.image(this.paint(make("canvas"), SIZE, layer, head), left + heads.indexOf(head) * size, top + row * size, SIZE, SIZE);
           }
         });
       },

@@ -4,12 +4,12 @@
 import { fillAlternatives, predicted } from "./alternatives.js";
 import { BeamsView } from "./beams.js";
 import { ASIDE, css, mixed, showNumber, showPercent } from "./colour.js";
-import { drawAlternatives, drawRamp } from "./legend.js";
+import { drawAlternatives, drawRamp, ScaleKey } from "./legend.js";
 import { MatrixView, paintThumb, sheetOf } from "./matrix.js";
 import { make, measuring } from "./pen.js";
 import { TextView } from "./text.js";
 
-const THUMB = 44;
+const THUMB = 36; // CSS pixels along a side of a small picture
 
 export class ReplayTab {
   constructor(app, panel) {
@@ -30,12 +30,11 @@ export class ReplayTab {
     this.strip = make("div", { className: "strip", role: "radiogroup", "aria-label": "Attention head" });
     const plot = make("div");
     this.matrixTitle = make("h2", { className: "matrix-name" });
-    this.ramp = make("span", { className: "swatch wide" });
-    [this.low, this.high, this.note] = ["span", "span", "span"].map((tag) => make(tag));
+    this.scaleKey = new ScaleKey();
     panel.append(
       card("text", "The text so far", this.source, this.text, key),
       this.next = card("next", "What comes next", make("p", { className: "chosen" }, this.chosen, this.numbers), this.bars, this.barsKey = make("p", { className: "key" })),
-      make("section", { className: "card matrix" }, this.matrixTitle, this.strip, plot, make("p", { className: "key" }, this.low, this.ramp, this.high, this.note)),
+      make("section", { className: "card matrix" }, this.matrixTitle, this.strip, plot, this.scaleKey.element),
     );
     this.textTitle = panel.querySelector(".text h2");
     this.beams = new BeamsView(app);
@@ -73,11 +72,10 @@ export class ReplayTab {
       this.fillStrip();
       this.matrix.palette = app.palette;
       this.matrix.show(sheetOf(app.head, app.scale, app.palette, app.sides), app.zoom);
-      this.ramp.style.background = app.palette.gradient(app.palette.theme.attention);
-      this.swatches[0].style.background = this.ramp.style.background;
+      const colours = app.palette.gradient(app.palette.theme.attention);
+      this.scaleKey.show(colours, app.scale.words());
+      this.swatches[0].style.background = colours;
       this.swatches[1].style.background = app.palette.gradient(app.palette.theme.probability);
-      const [low, high, note] = app.scale.words();
-      [this.low.textContent, this.high.textContent, this.note.textContent] = [low, high, ` ${note}`];
       this.underline();
       this.ghostKey.hidden = !this.running.tokens.drafts?.length;
     }
@@ -124,7 +122,7 @@ export class ReplayTab {
       const next = (at) => {
         if (turn !== this.turn || at >= heads.length) return;
         const head = app.store.head(layer, heads[at]);
-        paintThumb(this.buttons[at].querySelector("canvas"), THUMB, head, app.scaleOf([head]), app.palette);
+        paintThumb(this.buttons[at].querySelector("canvas"), Math.round(THUMB * devicePixelRatio), head, app.scaleOf([head]), app.palette);
         app.later(() => next(at + 1));
       };
       app.later(() => next(0));

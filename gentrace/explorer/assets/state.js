@@ -1,7 +1,7 @@
 // What is shown, as one flat value that also stands in the address, so that a link opens the same view.
 
-const NAMES = ["tab", "trace", "kind", "layer", "head", "step", "first", "colour", "to", "heads", "lines", "pair", "key", "zoom", "theme"];
-const NUMBERS = ["trace", "layer", "step", "key"];
+const NAMES = ["tab", "trace", "kind", "layer", "head", "step", "token", "first", "colour", "to", "heads", "lines", "pair", "key", "zoom", "theme"];
+const NUMBERS = ["trace", "layer", "step", "token", "key"];
 
 function parse(name, text) {
   if (NUMBERS.includes(name)) return /^\d+$/.test(text) ? Number(text) : undefined;

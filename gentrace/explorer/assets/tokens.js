@@ -30,14 +30,20 @@ export class TokensTab {
       make("section", { className: "card next" }, make("h2", {}, "The token, and what could have come instead"), make("p", { className: "chosen" }, this.name), this.numbers, this.bars),
     );
     this.view = new TextView(this.text, {
-      choose: (at) => { this.pinned = at; app.set({ step: at }); this.detail(at); },
+      choose: (at) => this.choose(at),
       hover: (_, at) => this.detail(at ?? this.pinned),
     });
     this.text.addEventListener("focusin", (event) => { const at = event.target.dataset.position; if (at !== undefined) this.detail(Number(at)); });
     this.text.addEventListener("keydown", (event) => this.key(event));
     this.chart.addEventListener("pointermove", (event) => this.detail(this.chartAt(event)));
     this.chart.addEventListener("pointerleave", () => this.detail(this.pinned));
-    this.chart.addEventListener("click", (event) => { this.pinned = this.chartAt(event); app.set({ step: this.pinned }); });
+    this.chart.addEventListener("click", (event) => this.choose(this.chartAt(event)));
+  }
+
+  // The last token looks at nothing, so that it has no step of its own.
+  choose(at) {
+    this.app.controls.pause();
+    this.app.set({ step: at, token: at });
   }
 
   get tokens() {
@@ -50,17 +56,20 @@ export class TokensTab {
     if (at < 0 || next === undefined) return;
     event.preventDefault();
     event.stopPropagation();
-    this.roam(Math.min(this.tokens.labels.length - 1, Math.max(0, next)), true);
+    this.choose(Math.min(this.tokens.labels.length - 1, Math.max(0, next)));
+    this.roving.focus();
   }
 
   // One token at a time can be reached with the tab key; arrows move on from there.
-  roam(at, focus) {
+  roam(at) {
     const part = this.view.parts[at];
     if (!part) return;
-    if (this.roving) this.roving.tabIndex = -1;
+    for (const [token, chosen] of [[this.roving, false], [part.inner, true]]) {
+      if (!token) continue;
+      token.tabIndex = chosen ? 0 : -1;
+      token.setAttribute("aria-selected", chosen);
+    }
     this.roving = part.inner;
-    this.roving.tabIndex = 0;
-    if (focus) this.roving.focus();
   }
 
   // Value, colour share 0 … 1 (calm to striking) and words of a token under the chosen measure.
@@ -83,11 +92,8 @@ export class TokensTab {
 
   show(changed) {
     const { app, view, tokens } = this;
-    const before = view.tokens;
-    view.fill(tokens, (at) => ({ role: "option", tabIndex: -1, "aria-label": this.words(at, tokens.running[at].trim() || tokens.labels[at]) }));
-    if (before !== tokens) this.pinned = null;
-    this.pinned ??= Math.min(app.v.step, tokens.labels.length - 1);
-    if (changed.has("step")) this.pinned = Math.min(app.v.step, tokens.labels.length - 1);
+    view.fill(tokens, (at) => ({ role: "option", tabIndex: -1, "aria-selected": "false", "aria-label": this.words(at, tokens.running[at].trim() || tokens.labels[at]) }));
+    this.pinned = Math.min(app.v.token ?? app.v.step, tokens.labels.length - 1);
     for (const input of this.choice.querySelectorAll("input")) input.checked = input.value === app.v.colour;
     for (let at = 0; at < tokens.labels.length; at++) {
       const colour = this.colour(at);
@@ -105,7 +111,7 @@ export class TokensTab {
     for (const part of [this.choice, this.scale, this.chart]) part.hidden = !known;
     this.unknown.hidden = known;
     view.mark("query", this.pinned);
-    this.roam(this.pinned, false);
+    this.roam(this.pinned);
     this.detail(this.pinned);
     this.paint();
   }
@@ -164,7 +170,8 @@ export class TokensTab {
     }
     if (this.detailed !== undefined) pen.rect((this.detailed + 0.5) * each - 1, base + 3, 3, 6, theme.accent);
     const start = this.tokens.promptLength * each;
-    if (start < width) pen.lines([[start, y + 4], [start, base]], theme.muted, 1, [3, 3]);
+    // Below the words and beyond the bars, where it is seen.
+    if (start < width) pen.lines([[start, y + 14], [start, base + 9]], theme.ink, 1, [3, 3]);
     pen.text(2, y + 8, `${MEASURES[this.app.v.colour]}, token by token; dashed: where writing begins`, { size: 10.5, fill: theme.muted });
   }
 
