@@ -5,7 +5,9 @@ import json
 import math
 import re
 import zlib
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from gentrace.errors import ViewBudgetError, ViewError
-from gentrace.views import replay, theme
+from gentrace.views import attention_grid, attention_map, head_view, replay, replay_page, theme, token_strip
 from gentrace.views.figure_image import picture
 from tests.views.made import HOSTILE, random_trace, untouchable
 from tests.views.made_kinds import searched, translator
@@ -303,7 +305,7 @@ def test_words_are_painted_in_the_colours_of_the_current_row() -> None:
 
 
 def test_a_stroke_is_as_wide_as_its_word() -> None:
-    figure = replay(random_trace(12, 4), heads=0)
+    figure = replay(random_trace(12, 4, texts=[f" word{10**place}" for place in range(12)]), heads=0)
     stroke = next(trace for trace in figure.data if trace.name == "looked at")
     letters = next(trace for trace in figure.data if trace.name == "text")
     inner = figure.layout.width - figure.layout.margin.l - figure.layout.margin.r
@@ -448,6 +450,16 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         replay(trace, heads=2)
     with pytest.raises(ViewError, match=r"sink='hide'. choose one of 'mask', 'log', 'keep'"):
         replay(trace, sink="hide")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "draw", [replay, replay_page, attention_grid, head_view, partial(attention_map, layer=0, head=0)]
+)
+def test_tokens_without_attention_are_sent_to_the_view_that_shows_them(draw: Any) -> None:
+    trace = random_trace(9, 4, layers=())
+    with pytest.raises(ViewError, match=r"no attention was recorded.*only tokens.*layers=None.*token_strip"):
+        draw(trace)
+    assert "word5" in "".join(token_strip(trace).to_json() or "")
 
 
 def test_too_big_a_figure_is_refused_before_anything_is_read() -> None:
