@@ -15,7 +15,7 @@ from gentrace.errors import ViewBudgetError, ViewError
 from gentrace.trace import derive
 from gentrace.trace.info import Kind, LayerInfo
 from gentrace.trace.trace import Trace
-from gentrace.views.timeline import choose_heads, choose_rows
+from gentrace.views.timeline import check_recorded, choose_heads, choose_rows
 
 Head: TypeAlias = tuple[int, int] | tuple[int, int, Kind]
 """Layer, head and, where it is not "self", the kind of attention."""
@@ -187,9 +187,7 @@ def _choose_layers(trace: Trace, layers: int | Sequence[int] | None) -> list[Lay
     chosen = [info for info in trace.layers if wanted is None or info.index in wanted]
     missing = sorted((wanted or set()) - {info.index for info in chosen})
     if missing or not chosen:
-        if not trace.layers:
-            change = "record it with layers; gentrace.views.token_strip shows the tokens alone"
-            raise ViewError("showing a trace", "no attention was recorded in it, only tokens", change)
+        check_recorded(trace, "showing a trace")
         known = ", ".join(map(str, sorted({info.index for info in trace.layers})))
         attempted = f"showing layer {missing[0]}" if missing else "showing a trace"
         raise ViewError(attempted, f"layers recorded: {known}", "choose some of them with layers=")

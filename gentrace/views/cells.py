@@ -15,7 +15,7 @@ from gentrace.errors import AttentionUnavailable, ViewBudgetError, ViewError
 from gentrace.trace.info import Kind, LayerInfo
 from gentrace.trace.trace import Trace
 from gentrace.views.labels import label
-from gentrace.views.timeline import What, choose_heads, full_colour, model_name
+from gentrace.views.timeline import What, check_recorded, choose_heads, full_colour, model_name
 
 Span: TypeAlias = slice | tuple[int, int] | Literal["prompt", "generated"] | None
 """Positions: a slice, first and one past the last, those that were given or written, or None for all."""
@@ -194,6 +194,7 @@ def choose_layer(trace: Trace, layer: int, kind: Kind) -> LayerInfo:
     Raises:
         ViewError: If it was not recorded.
     """
+    check_recorded(trace, f"drawing {_WHOSE[kind]} of layer {layer}")
     try:
         return trace.layer(layer, kind)
     except AttentionUnavailable as error:
@@ -212,6 +213,7 @@ def choose_pairs(
     Raises:
         ViewError: If the trace has no such layer or head, or none is asked for.
     """
+    check_recorded(trace, f"drawing {_WHOSE[kind]}")
     wanted = [info.index for info in trace.layers if info.kind == kind] if layers is None else layers
     chosen = [wanted] if isinstance(wanted, int) else list(dict.fromkeys(wanted))
     if not chosen:

@@ -83,7 +83,8 @@ def compare(
             self-attention that never looks ahead.
         kind: "self", "cross" or "encoder".
         annotate: Write each number into its cell, with four decimals.
-        columns: 3 puts the matrices beside each other; 1 below each other, for a narrow page.
+        columns: 3 puts the matrices beside each other, but below each other where the figure becomes HTML on a narrow
+            page; 1 always puts them below each other.
         dark: Light text on a dark ground.
 
     Raises:
@@ -103,7 +104,11 @@ def compare(
     most = signed.limit([compared.difference[:, compared.aside :]])
     maps: list[go.Heatmap | go.Scatter] = list(_maps(compared, names, colours, annotate=annotate))
     maps += list(_missing(compared, colours))
-    return FittingFigure(data=maps, layout=_layout(compared, names, colours, scale, most, columns, annotate=annotate))
+    layout = _layout(compared, names, colours, scale, most, columns, annotate=annotate)
+    if columns == 3 and not annotate:
+        stacked = _layout(compared, names, colours, scale, most, 1, annotate=False)
+        layout["meta"] |= {"wide": _arrangement(layout), "narrow": _arrangement(stacked)}
+    return FittingFigure(data=maps, layout=layout)
 
 
 def _maps(
@@ -210,6 +215,19 @@ def _layout(
     return layout
 
 
+def _arrangement(layout: dict[str, Any]) -> dict[str, Any]:
+    """What of a layout says where the matrices stand, as a change of another."""
+    change = {"height": layout["height"], "title.y": layout["title"]["y"]}
+    for name, value in layout.items():
+        if name.startswith(("xaxis", "yaxis")):
+            change |= {f"{name}.{key}": value[key] for key in ("domain", "showticklabels") if key in value}
+        elif name.startswith("coloraxis"):
+            change[f"{name}.colorbar.len"] = value["colorbar"]["len"]
+    for place, one in enumerate(layout["annotations"]):
+        change |= {f"annotations[{place}].{key}": one[key] for key in "xy"}
+    return change
+
+
 def _axes(
     compared: Comparison,
     panel: int,
@@ -236,7 +254,8 @@ def _axes(
             "tickvals": list(range(count)), "ticktext": tick_texts(group.name for group in groups),
         }  # fmt: skip
         layout[_axis(letter, upper)] = PLAIN | shared | {
-            "overlaying": f"{letter}{lower if lower > 1 else ''}", "matches": letter, "anchor": f"{other}{upper}",
+            "overlaying": f"{letter}{lower if lower > 1 else ''}", "matches": letter, "domain": domain,
+            "anchor": f"{other}{upper}",
             "side": "bottom" if letter == "x" else "left", "tickangle": -90 if letter == "x" else 0,
             "tickvals": few, "ticktext": tick_texts(_cut(groups[at].label) for at in few), "tickfont": {"size": 10},
             "showticklabels": letter == "x" or named,

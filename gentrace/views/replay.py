@@ -27,11 +27,13 @@ from gentrace.views.figure_matrix import (
     still_marks,
     visibility,
 )
+from gentrace.views.figure_shade import shade_moves, shade_note, shade_styles
 from gentrace.views.figure_step import step_layout, step_moves, step_styles, text_range, text_traces, underlines
 from gentrace.views.figure_tree import WINDOW, branch_styles, tree_layout, tree_moves
 from gentrace.views.genealogy import Genealogy, genealogy
 from gentrace.views.labels import escape
 from gentrace.views.look import NARROWEST, TEXT, WIDTH, Look, plan
+from gentrace.views.scripted import ScriptedFigure
 from gentrace.views.timeline import (
     Panel,
     Sink,
@@ -57,8 +59,16 @@ LETTER = 6.1
 """Pixels of a letter of the line below the title."""
 MOST_PANELS = 36
 """Small multiples that can still be told apart."""
+STOP = 6
+"""Pixels at least between stops of the slider."""
 SPEEDS = (("slow", 1000), ("normal", 350), ("fast", 90))
 """Milliseconds a step."""
+
+
+class ReplayFigure(ScriptedFigure):
+    """A replay, with a script that turns the pages of a long text and steps when an arrow key is pressed."""
+
+    scripts = ("replay_figure.js",)
 
 
 def replay(
@@ -79,7 +89,11 @@ def replay(
 
     Step p is row p: token p looks back at keys 0 … p; the bars show what may come next, token p + 1. The figure opens
     at the last prompt token; the slider also goes back into the prompt. Drafts that were rejected at a step stand
-    behind the text with a line through them, and below the bars.
+    behind the text with a line through them, and below the bars. Words of the text are painted in the colours of the
+    current row, those with the 24 largest weights; of several matrices with their mean.
+
+    As HTML the figure also answers the arrow keys, Home and End once it was clicked: those reach every row, also where
+    the slider of a long text has no stop.
 
     Args:
         trace: A finished trace.
@@ -150,28 +164,31 @@ def _panels(trace: Trace, info: LayerInfo, heads: tuple[int, ...], rows: range, 
 def _figure(look: Look) -> go.Figure:
     colours = choose_colours(look)
     still = [*heatmaps(look), *still_marks(look), *text_traces(look)]
-    styles = [*matrix_styles(look), *step_styles(look)]
+    styles = [*matrix_styles(look), *shade_styles(look), *step_styles(look)]
     if look.tree is not None:
         styles += branch_styles(look.colours)
-    moves = _moves(look, look.line.start)
-    first = [style | move for style, move in zip(styles, moves, strict=True)]
+    moves = _moves(look, colours, look.line.start)
+    first = [_joined(style, move) for style, move in zip(styles, moves, strict=True)]
     where = list(range(len(still), len(still) + len(first)))
-    text_y = TEXT.keys[1]
+    # Plotly draws more at every step if a frame has a layout, be it the same.
+    several = len({tuple(text_range(look, row)) for row in look.line.rows}) > 1
     frames = [
-        {
-            "name": str(row),
-            "data": _moves(look, row),
-            "traces": where,
-            "layout": {text_y: {"range": text_range(look, row)}},
-        }
+        {"name": str(row), "data": _moves(look, colours, row), "traces": where}
+        | ({"layout": {TEXT.keys[1]: {"range": text_range(look, row)}}} if several else {})
         for row in look.line.rows
     ]
-    return go.Figure(data=[*still, *first], layout=_layout(look, colours), frames=frames)
+    return ReplayFigure(data=[*still, *first], layout=_layout(look, colours), frames=frames)
 
 
-def _moves(look: Look, row: int) -> list[dict[str, Any]]:
+def _moves(look: Look, scales: Mapping[str, Colours], row: int) -> list[dict[str, Any]]:
     """What one step changes: always as many traces, in the same order."""
-    return [*matrix_moves(look, row), *step_moves(look, row), *tree_moves(look, row)]
+    return [*matrix_moves(look, row), *shade_moves(look, scales, row), *step_moves(look, row), *tree_moves(look, row)]
+
+
+def _joined(style: Mapping[str, Any], move: Mapping[str, Any]) -> dict[str, Any]:
+    """A trace: how it looks, and what a frame changes of it."""
+    shared = {name: _joined(style[name], move[name]) for name in style if isinstance(move.get(name), dict)}
+    return {**style, **move, **shared}
 
 
 def _layout(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
@@ -200,7 +217,7 @@ def _layout(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
 
 def _title(look: Look, what: str, scales: Mapping[str, Colours]) -> dict[str, Any]:
     name = _name(look.panels) + ("" if look.kind == "self" else " · cross-attention")
-    said = scale_note(look, what, scales)
+    said = "; ".join(filter(None, (scale_note(look, what, scales), shade_note(look))))
     # Plotly breaks no lines by itself.
     lines = textwrap.wrap(said, int(look.sheet.inner / LETTER)) if look.sheet.stacked else [said]
     small = f"<span style='font-size:12px;color:{look.colours.muted}'>{{}}</span>"
@@ -264,9 +281,9 @@ def _what_menu(look: Look, scales: Mapping[str, Colours]) -> dict[str, Any]:
 
 def _slider(look: Look, below: int) -> dict[str, Any]:
     rows, start = look.line.rows, look.line.start
-    # Stops that are closer than pixels cannot be chosen, and each step pays for each of them. The bars' headline says
-    # which token looks, so that steps between stops can be told too.
-    stride = -(-len(rows) // look.sheet.inner)
+    # Each step pays for each of the stops. The bars' headline says which token looks, so that steps between stops can
+    # be told too; the arrow keys reach them.
+    stride = -(-len(rows) * STOP // look.sheet.inner)
     stops = [row for row in rows if (row - start) % stride == 0 or row == rows[-1]]
     steps = [
         {"label": str(row), "method": "animate", "args": [[str(row)], _animate(0) | {"fromcurrent": False}]}

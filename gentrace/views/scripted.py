@@ -69,8 +69,9 @@ class ScriptedFigure(go.Figure):
 class FittingFigure(ScriptedFigure):
     """Minds a narrow page: the title's size, how many names can be read, the height that square cells need.
 
-    Its ``meta`` may hold ``panels``, how many repeat the names of an axis across and down, and ``inner``, the pixels of
-    all rows where the width does not matter.
+    Its ``meta`` may hold ``panels``, how many repeat the names of an axis across and down, ``inner``, the pixels of all
+    rows where the width does not matter, and ``wide`` and ``narrow``, changes of the layout that put panels beside each
+    other and below each other.
     """
 
     scripts = ("fit.js",)

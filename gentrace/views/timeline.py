@@ -203,12 +203,27 @@ def choose_rows(trace: Trace, rows: tuple[int, int] | None) -> range:
     return range(start, stop)
 
 
+def check_recorded(trace: Trace, attempted: str) -> None:
+    """Refuse a picture of attention where only tokens were recorded.
+
+    Raises:
+        ViewError: If the trace has no layer.
+    """
+    if not trace.layers:
+        change = (
+            "record it with layers, such as record(model, layers=None); "
+            "gentrace.views.token_strip shows the tokens, their probabilities and the alternatives alone"
+        )
+        raise ViewError(attempted, "no attention was recorded in it, only tokens", change)
+
+
 def choose_layer(trace: Trace, layer: int | None, kind: Kind = "self") -> LayerInfo:
     """The layer asked for, by default the last one recorded.
 
     Raises:
         ViewError: If it was not recorded.
     """
+    check_recorded(trace, "drawing a replay")
     recorded = [info for info in trace.layers if info.kind == kind]
     if not recorded:
         seen, others = f"the trace has no {kind}-attention", sorted({info.kind for info in trace.layers})

@@ -5,7 +5,9 @@ import json
 import math
 import re
 import zlib
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from gentrace.errors import ViewBudgetError, ViewError
-from gentrace.views import replay
+from gentrace.views import attention_grid, attention_map, head_view, replay, replay_page, theme, token_strip
 from gentrace.views.figure_image import picture
 from tests.views.made import HOSTILE, random_trace, untouchable
 from tests.views.made_kinds import searched, translator
@@ -109,7 +111,7 @@ def test_the_curtain_covers_exactly_the_rows_to_come() -> None:
         assert (min(current.x), max(current.x)) == (-0.5, row + 0.5)
 
 
-def test_a_long_replay_keeps_every_number_and_has_no_more_stops_than_pixels() -> None:
+def test_a_long_replay_keeps_every_number_and_has_no_more_stops_than_a_hand_can_choose() -> None:
     trace = random_trace(301, 21)
     figure = replay(trace, heads=1)
     (heat,) = of_type(figure, "heatmap")
@@ -118,14 +120,14 @@ def test_a_long_replay_keeps_every_number_and_has_no_more_stops_than_pixels() ->
         for at in (0, 150, 299):
             assert list(rows[at]) == pytest.approx(true[at, : at + 1].tolist(), rel=1e-3)
     names = {frame.name for frame in figure.frames}
-    (slider,) = figure.layout.sliders
-    assert [int(step.label) for step in slider.steps] == list(range(300))
+    (slider,) = replay(random_trace(151, 21), heads=1).layout.sliders
+    assert [int(step.label) for step in slider.steps] == list(range(150))
     assert (slider.active, slider.currentvalue.visible) == (20, True)
     narrow = replay(trace, heads=1, width=320)
     (slider,) = narrow.layout.sliders
     stops = [int(step.label) for step in slider.steps]
     assert len(names) == len(narrow.frames) == 300
-    assert 128 <= len(stops) <= 320
+    assert 32 <= len(stops) <= 320 / 6
     assert {step.args[0][0] for step in slider.steps} <= names
     assert (stops[slider.active], stops[-1], slider.currentvalue.visible) == (20, 299, False)
 
@@ -268,6 +270,54 @@ def test_the_text_is_turned_over_like_pages_and_what_comes_next_is_always_in_sig
     assert sum(one != after for one, after in pairwise(ranges)) == len(set(ranges)) - 1
 
 
+def painted(figure: go.Figure, row: int) -> dict[str, tuple[float, str]]:
+    """Words that a frame paints: how strongly, and in which ink."""
+    place = next(place for place, trace in enumerate(figure.data) if trace.name == "looked at")
+    move = moving(figure, row)[place]
+    return dict(zip(move.text, zip(move.marker.line.color, move.textfont.color, strict=True), strict=True))
+
+
+def test_words_are_painted_in_the_colours_of_the_current_row() -> None:
+    words = [f"w{place}" for place in range(41)]
+    trace = random_trace(41, 6, heads=3, texts=words)
+    figure = replay(trace, heads=1)
+    high, weights = figure.layout.coloraxis.cmax, trace.attention(0, 1)
+    for row in (5, 39):
+        shares = (weights[row] / high).clamp(0, 1)
+        # The masked first token is grey in the matrix, and no word is painted that cannot be told from paper.
+        wanted = {words[at]: float(shares[at]) for at in range(1, row + 1) if shares[at] >= 0.06}
+        assert len(wanted) > 2
+        strongest = sorted(wanted, key=wanted.__getitem__, reverse=True)[:24]
+        found = painted(figure, row)
+        assert {name: share for name, (share, _) in found.items()} == pytest.approx(
+            {name: wanted[name] for name in strongest}, abs=6e-4
+        )
+        for share, ink in found.values():
+            assert theme.contrast(theme.mix(theme.LIGHT.attention, share), ink) >= 4.5
+    # Of several matrices the mean; a first token that is not set aside is a word like others.
+    several = replay(trace, heads=[0, 2], sink="keep")
+    mean = (trace.attention(0, 0)[3] + trace.attention(0, 2)[3]) / 2
+    share, _ = painted(several, 3)["w0"]
+    assert share == pytest.approx(min(1.0, float(mean[0]) / several.layout.coloraxis.cmax), abs=6e-4)
+    assert "words painted by mean weight" in several.layout.title.text
+    # What looks at a source looks at none of these words.
+    assert not [one for one in replay(translator(), kind="cross").data if one.name == "looked at"]
+
+
+def test_a_stroke_is_as_wide_as_its_word() -> None:
+    figure = replay(random_trace(12, 4, texts=[f" word{10**place}" for place in range(12)]), heads=0)
+    stroke = next(trace for trace in figure.data if trace.name == "looked at")
+    letters = next(trace for trace in figure.data if trace.name == "text")
+    inner = figure.layout.width - figure.layout.margin.l - figure.layout.margin.r
+    across = inner / (figure.layout.xaxis3.range[1] - figure.layout.xaxis3.range[0])
+    words = {text: x for x, text in zip(letters.x, letters.text, strict=True)}
+    assert len(stroke.x)
+    for x, size_, text in zip(stroke.x, stroke.marker.size, stroke.text, strict=True):
+        wide = 1.4 * size_ / across
+        assert wide == pytest.approx(len(text) + 0.3, abs=0.05)
+        assert x == pytest.approx(words[text] + len(text) / 2, abs=0.01)
+
+
 def test_words_are_underlined_in_the_colour_of_their_probability() -> None:
     trace = random_trace(6, 3, texts=["Ab", " cd", " ef", " gh", " ij", " kl"])
     trace.tokens.logprobs[3:] = torch.tensor([1.0, 0.5, 0.0]).log()
@@ -400,6 +450,16 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         replay(trace, heads=2)
     with pytest.raises(ViewError, match=r"sink='hide'. choose one of 'mask', 'log', 'keep'"):
         replay(trace, sink="hide")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "draw", [replay, replay_page, attention_grid, head_view, partial(attention_map, layer=0, head=0)]
+)
+def test_tokens_without_attention_are_sent_to_the_view_that_shows_them(draw: Any) -> None:
+    trace = random_trace(9, 4, layers=())
+    with pytest.raises(ViewError, match=r"no attention was recorded.*only tokens.*layers=None.*token_strip"):
+        draw(trace)
+    assert "word5" in "".join(token_strip(trace).to_json() or "")
 
 
 def test_too_big_a_figure_is_refused_before_anything_is_read() -> None:

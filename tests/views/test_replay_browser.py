@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 from playwright.sync_api import expect
 
-from gentrace.views import replay
+from gentrace.views import replay, theme
 from gentrace.views.labels import label
 from tests.views.made import HOSTILE, random_trace
 from tests.views.made_kinds import drafted, searched
@@ -97,6 +97,14 @@ def read(page: Any, name: str, part: str) -> list[Any]:
 
 def told(page: Any, heat: go.Heatmap, query: int, key: int) -> str:
     """The tooltip over a cell of a panel."""
+    shown = pointed(page, heat, query, key)
+    expect(shown).to_contain_text(f"query {query} ", timeout=60_000)
+    expect(shown).to_contain_text(f"key {key} ", timeout=60_000)
+    return shown.text_content()
+
+
+def pointed(page: Any, heat: go.Heatmap, query: int, key: int) -> Any:
+    """The tooltip once the pointer is over a cell of a panel, or over its neighbour where cells are pixels."""
     left, top = page.evaluate(
         """([x, y]) => {
             const plot = document.querySelector(".js-plotly-plot"), full = plot._fullLayout;
@@ -107,10 +115,7 @@ def told(page: Any, heat: go.Heatmap, query: int, key: int) -> str:
     )
     page.mouse.move(left + 2, top)
     page.mouse.move(left, top)
-    shown = page.locator(".hoverlayer .hovertext")
-    expect(shown).to_contain_text(f"query {query} ", timeout=60_000)
-    expect(shown).to_contain_text(f"key {key} ", timeout=60_000)
-    return shown.text_content()
+    return page.locator(".hoverlayer .hovertext")
 
 
 def test_several_heads_step_by_slider_and_button_and_tell_what_the_trace_holds(browser: Any, tmp_path: Path) -> None:
@@ -185,5 +190,69 @@ def test_a_narrow_figure_fits_a_phone_and_steps(browser: Any, tmp_path: Path) ->
         assert float(weight) == pytest.approx(float(trace.attention(0, head)[query, key]), rel=1e-3)
         assert float(score) == pytest.approx(float(trace.scores(0, head)[query, key]), rel=1e-3)
     assert list(read(page, "rejected drafts", "text")) == ["&lt;b&gt;wrong", "too"]
+    page.close()
+    assert complaints == []
+
+
+def words_in_sight(page: Any) -> list[str]:
+    """Words of the text whose lines lie in its panel."""
+    return page.evaluate(
+        """() => {
+            const plot = document.querySelector(".js-plotly-plot"), down = plot._fullLayout.yaxis3;
+            const text = plot._fullData.find((one) => one.name === "text"), [low, high] = down.range;
+            return Array.from(text.text).filter((_, at) => text.y[at] < low && text.y[at] > high);
+        }"""
+    )
+
+
+def test_keys_turn_pages_without_a_complaint_and_every_number_stays(browser: Any, tmp_path: Path) -> None:
+    words = [f" word{place:03}" for place in range(301)]
+    trace = random_trace(301, 110, heads=2, texts=words)
+    figure, written, complaints = replay(trace, heads=[0, 1], width=700), tmp_path / "figure.html", []
+    pages = [tuple(frame.layout.yaxis3.range) for frame in figure.frames]
+    turn = next(row for row in range(110, 300) if pages[row] != pages[row - 1])
+    written.write_text(figure.to_html(auto_play=False, config={"displayModeBar": False}), "utf-8")
+    page = browser.new_page(viewport={"width": 720, "height": 1600}, offline=True)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(written.as_uri())
+    page.wait_for_selector(".updatemenu-button")
+    page.evaluate(ANIMATE, turn - 1)
+    before = words_in_sight(page)
+    page.locator(".js-plotly-plot").focus()
+    page.keyboard.press("ArrowRight")
+    headline = page.locator(".x4y4 .scatterlayer text", has_text="looks back")
+    expect(headline).to_have_text(f"␣word{turn:03} ({turn}) looks back", timeout=60_000)
+    page.wait_for_function(
+        "(top) => document.querySelector('.js-plotly-plot')._fullLayout.yaxis3.range[1] === top",
+        arg=pages[turn][1],
+        timeout=60_000,
+    )
+    after = words_in_sight(page)
+    assert f"word{turn + 1:03}" in set(after) - set(before)
+    # What is painted is the row, in the colours of the matrix.
+    painted = page.locator(".x3y3 .scatterlayer .trace").nth(1)
+    inks = painted.locator(".points path").evaluate_all("(all) => all.map((one) => getComputedStyle(one).stroke)")
+    mean = (trace.attention(0, 0)[turn] + trace.attention(0, 1)[turn]) / 2
+    names = painted.locator("text").all_text_contents()
+    assert len(names) == len(inks) > 3
+    for name, ink in zip(names, inks, strict=True):
+        share = float(mean[int(name.removeprefix("word"))]) / figure.layout.coloraxis.cmax
+        wanted = theme.channels(theme.mix(theme.LIGHT.attention, share))
+        assert [int(part) for part in re.findall(r"\d+", ink)] == pytest.approx(wanted, abs=2)
+    for key, row in (("End", 299), ("ArrowRight", 299), ("ArrowLeft", 298), ("Home", 0)):
+        page.keyboard.press(key)
+        expect(headline).to_have_text(f"␣word{row:03} ({row}) looks back", timeout=60_000)
+    # The cells that Plotly computed once are still those under the pointer.
+    page.keyboard.press("End")
+    expect(headline).to_have_text("␣word299 (299) looks back", timeout=60_000)
+    for head, heat in enumerate(one for one in figure.data if one.type == "heatmap"):
+        shown = pointed(page, heat, 250 + 20 * head, 40)
+        expect(shown).to_contain_text(f"head {head}", timeout=60_000)
+        said = re.search(r"query (\d+) .*key (\d+) .*weight (.*)score (.*)$", shown.text_content().replace("−", "-"))
+        query, key = int(said[1]), int(said[2])
+        assert abs(query - 250 - 20 * head) <= 1
+        assert float(said[3]) == pytest.approx(float(trace.attention(0, head)[query, key]), rel=1e-3)
+        assert float(said[4]) == pytest.approx(float(trace.scores(0, head)[query, key]), rel=1e-3)
     page.close()
     assert complaints == []

@@ -14,7 +14,7 @@ from plotly.io.base_renderers import ExternalRenderer
 
 from gentrace import export
 from gentrace.trace.trace import Trace
-from gentrace.views import attention_grid, attention_map, head_view, model_view
+from gentrace.views import attention_grid, attention_map, compare, head_view, model_view
 from gentrace.views.close_up import AWAY
 from tests.views.made import WORSE, random_trace
 from tests.views.made_kinds import sentences
@@ -248,3 +248,35 @@ def overlap(one: list[float], other: list[float]) -> bool:
     across = min(one[1], other[1]) - max(one[0], other[0])
     down = min(one[3], other[3]) - max(one[2], other[2])
     return across > 2 and down > 2
+
+
+def test_three_matrices_stand_below_each_other_on_a_narrow_page_and_beside_each_other_on_a_wide_one(shown: Any) -> None:
+    page = shown(compare(random_trace(13, 4), random_trace(13, 4, heads=3), 0, 0), 390)
+    corners = """() => {
+        const full = document.querySelector('.plotly-graph-div')._fullLayout;
+        return ['', 3, 5].map((number) => [full[`xaxis${number}`]._offset, full[`yaxis${number}`]._offset,
+            full[`xaxis${number}`]._length, full[`yaxis${number}`]._length]);
+    }"""
+    stacked = f"() => {{ const all = ({corners})(); return all.every((one) => one[0] === all[0][0]); }}"
+    for width, narrow in ((390, True), (1200, False), (390, True)):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(f"(narrow) => ({stacked})() === narrow", arg=narrow, timeout=LONG)
+        first, second, third = page.evaluate(corners)
+        assert first[2] == pytest.approx(first[3], rel=0.01)
+        if narrow:
+            # As large as the page allows, none upon another, and all of it on the page.
+            assert first[2] > 240
+            assert first[1] + first[3] + 60 < second[1]
+            assert second[1] + second[3] + 60 < third[1]
+            assert page.evaluate("document.documentElement.scrollHeight") > third[1] + third[3]
+        else:
+            assert first[1] == second[1] == third[1]
+            assert first[0] + first[2] < second[0]
+            assert second[0] + second[2] < third[0]
+            assert first[2] > 240
+        # Names stand where their cells are.
+        names = page.evaluate(
+            """() => ['xaxis', 'xaxis2', 'xaxis4'].map(
+                (name) => document.querySelector('.plotly-graph-div')._fullLayout[name].range[1])"""
+        )
+        assert names == [names[0]] * 3

@@ -1,11 +1,14 @@
 "use strict";
 // Cells that stay square become small on a narrow page. The figure then takes no more height than they need, and shows
-// no more names than can be read. A title that is too long becomes smaller.
+// no more names than can be read. A title that is too long becomes smaller, and panels that would be tiny beside each
+// other stand below each other.
 
 const plot = document.getElementById("{plot_id}");
 const READ = 12; // pixels that a name takes
+const NARROW = 640; // pixels of a figure below which three panels beside each other would be tiny
 const { size } = plot.layout.title.font; // as it came
 const made = new Map(); // axis: its ticks as they came
+let arranged = "wide";
 
 plot.on("plotly_relayout", (change) => {
   if ("autosize" in change) fit();
@@ -14,9 +17,23 @@ plot.on("plotly_update", fit);
 fit();
 
 function fit() {
-  const { inner, panels } = plot.layout.meta || {};
+  const { inner, panels, ...arrangements } = plot.layout.meta || {};
+  const wanted = plot._fullLayout.width < NARROW ? "narrow" : "wide";
+  if (arrangements[wanted] && wanted !== arranged) {
+    arranged = wanted;
+    takeHeight(arrangements[wanted].height);
+    relayout({ ...arrangements[wanted] }).then(fit);
+    return;
+  }
   const change = { ...titleThatFits(), ...(inner && heightThatFits()), ...(panels && namesThatFit()) };
-  if (Object.keys(change).length) Plotly.relayout(plot, change);
+  if (Object.keys(change).length) relayout(change);
+}
+
+// Where a height is set Plotly writes the width down as well, and would no longer follow the page.
+async function relayout(change) {
+  const free = plot.layout.width === undefined;
+  await Plotly.relayout(plot, change);
+  if (free) delete plot.layout.width;
 }
 
 function titleThatFits() {
@@ -30,9 +47,14 @@ function heightThatFits() {
   const { margin, yaxis } = plot._fullLayout;
   if (!yaxis.scaleanchor) return {};
   const height = Math.round(Math.max(cellSize() * span("yaxis"), READ) + margin.t + margin.b);
+  takeHeight(height);
+  return height === plot.layout.height ? {} : { height, "title.y": 1 - 44 / height };
+}
+
+// What holds the plot may have been given the height that the figure came with.
+function takeHeight(height) {
   const holder = plot.parentElement;
   if (/px$/.test(holder.style.height)) holder.style.height = `${height}px`;
-  return height === plot.layout.height ? {} : { height, "title.y": 1 - 44 / height };
 }
 
 function namesThatFit() {
