@@ -141,6 +141,8 @@ def test_a_view_is_one_page_of_paper(browser: Any, path: Path, tab: str) -> None
         "(all) => Math.max(...all.map((one) => one.getBoundingClientRect().right))"
     )
     assert 700 <= right <= 719
+    # Matrices take their new size when the page has been laid out again.
+    opened.until("document.documentElement.scrollHeight <= innerHeight")
     printed = opened.page.pdf(format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "1cm"))
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 1
     opened.close()
