@@ -191,6 +191,16 @@ def made(name: str, model: Any, tokenizer: Any, kernel: str, setting: Setting) -
     return Case(name, model, tokenizer, ids, setting.new, options)
 
 
+def cases_of(options: argparse.Namespace) -> Iterator[tuple[list[str], Case]]:
+    """Every case that lists of names and numbers ask for, but for texts longer than the model, and what to call it."""
+    asked = (getattr(options, name).split(",") for name in ("model", "kernels", "settings", "batch"))
+    for name, kernel, setting, batch in itertools.product(*asked):
+        prompt, new = (int(part) for part in setting.split("+"))
+        with contextlib.suppress(ValueError):
+            case = made(name, *load(name), kernel, Setting(prompt, new, int(batch)))
+            yield [name, kernel, f"{prompt} + {new}", batch], case
+
+
 def ways(kernel: str, case: Case, variants: Sequence[str], peers: Sequence[str]) -> list[Variant | Refused]:
     """The recordings, and beside sdpa the peers."""
     found: list[Variant | Refused] = [*recording.variants(case, variants)]

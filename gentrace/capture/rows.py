@@ -14,7 +14,7 @@ from gentrace.trace.growing import GrowingFile
 
 ROOM_TO_GROW = 256
 WORTH_LENDING = 2**17
-"""Bytes from which on it pays to leave rows where they are."""
+"""Bytes below which rows are always copied, which is little work then."""
 BLOCK = 4096
 """Rows that are moved from one file to another at a time."""
 
@@ -134,7 +134,10 @@ class BufferRows:
         self._charge(old.nbytes // old.shape[2] * (capacity - old.shape[2]))
         with torch.inference_mode(False):
             self.data = old.new_empty(*old.shape[:2], capacity, old.shape[3])
-        self.data.narrow(2, 0, old.shape[2]).copy_(old)
+        first = 0 if self._lent is None else self._lent.shape[2]
+        self.data[:, :, first : old.shape[2]].copy_(old[:, :, first:])
+        # Else what is lent would take its memory twice.
+        self._take_over()
 
 
 class Courier:

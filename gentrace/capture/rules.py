@@ -103,7 +103,7 @@ class MaskRule:
         return bool(mask.data_ptr() != before.data_ptr())
 
     def _settle(self) -> None:
-        """Look at the masks that wait; together they take a fraction of the time that they would take one by one.
+        """Look at the masks that wait, one after the other.
 
         Raises:
             CaptureError: If one was changed since.

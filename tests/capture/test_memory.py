@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import itertools
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -245,14 +246,16 @@ def test_rows_that_stay_where_they_are_are_the_same(
 def test_lent_rows_are_copied_when_others_meet_them() -> None:
     random = torch.Generator().manual_seed(0)
     first, second = (torch.randn(2, 3, count, 4, generator=random) for count in (40, 9))
-    for start in (0, 20, 35, 40):
-        held = BufferRows(first[:, :, :1], 50, lambda _: None)
+    for start, capacity in itertools.product((0, 20, 35, 40), (43, 50)):
+        held = BufferRows(first[:, :, :1], capacity, lambda _: None)
         expected = torch.cat([first, torch.zeros(2, 3, 10, 4)], 2)
         expected[:, :, start : start + 9] = second
         held._lent = first
         assert torch.equal(held.between(3, 30), first[:, :, 3:30])
         held.write(second, start, 50)
         stop = max(40, start + 9)
+        # Rows that the buffer had to grow for are no reason to keep the others twice.
+        assert (held._lent is None) == (start < 40 or stop > capacity)
         assert torch.equal(held.between(0, stop), expected[:, :, :stop])
         assert torch.equal(held.of_slot(1, 2, stop - 2), expected[1, :, 2:stop])
         assert held._lent is None

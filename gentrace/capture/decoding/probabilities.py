@@ -107,7 +107,7 @@ def read_out(
 
 
 def _weigh(logits: Tensor, largest: Tensor, shifted: Tensor, weights: Tensor) -> Tensor:
-    """``[batch, 1]`` the sum of all tokens' weights, of which the largest is 1; torch's softmax is three times as slow.
+    """``[batch, 1]`` the sum of all tokens' weights, of which the largest is 1.
 
     Args:
         logits: ``[batch, vocab]``.
@@ -125,7 +125,6 @@ def _product(weights: Tensor, shifted: Tensor) -> Tensor:
     Both are overwritten.
     """
     if weights.device.type == "cpu":
-        # Multiplying and adding up takes half the time of torch.linalg.vecdot.
         product = weights.mul_(shifted).sum(-1)
         if not bool(product.isnan().any()):
             return product
