@@ -17,11 +17,12 @@ the clock starts.
 
 import argparse
 import importlib
+import itertools
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -196,9 +197,11 @@ def cases_of(options: argparse.Namespace) -> Iterator[tuple[list[str], Case]]:
     asked = (getattr(options, name).split(",") for name in ("model", "kernels", "settings", "batch"))
     for name, kernel, setting, batch in itertools.product(*asked):
         prompt, new = (int(part) for part in setting.split("+"))
-        with contextlib.suppress(ValueError):
+        try:
             case = made(name, *load(name), kernel, Setting(prompt, new, int(batch)))
-            yield [name, kernel, f"{prompt} + {new}", batch], case
+        except ValueError:
+            continue
+        yield [name, kernel, f"{prompt} + {new}", batch], case
 
 
 def ways(kernel: str, case: Case, variants: Sequence[str], peers: Sequence[str]) -> list[Variant | Refused]:

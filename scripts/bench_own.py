@@ -12,7 +12,6 @@ called, and whatever recording does to the model's own speed; the clock itself a
 
 import argparse
 import functools
-import itertools
 import statistics
 import sys
 import time
@@ -31,8 +30,7 @@ from gentrace.capture.continuing import SteadyPath  # noqa: E402
 from gentrace.capture.decoding.generation import Generation  # noqa: E402
 from gentrace.capture.recorder import Recorder  # noqa: E402
 from gentrace.capture.tracking import Tracker  # noqa: E402
-from gentrace.demo import load  # noqa: E402
-from scripts.bench_overhead import Setting, made  # noqa: E402
+from scripts.bench_overhead import cases_of  # noqa: E402
 from scripts.bench_parts import machine, table_line  # noqa: E402
 from scripts.peers.case import Case  # noqa: E402
 
@@ -142,17 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"# What share is the recorder's own\n\n{machine('cpu')}; {options.rounds} rounds; own time in milliseconds\n"
     )
     print(f"{table_line(HEAD)}\n{table_line('---' for _ in HEAD)}", flush=True)
-    asked = (getattr(options, name).split(",") for name in ("model", "kernels", "settings", "batch"))
-    for name, kernel, setting, batch in itertools.product(*asked):
-        prompt, new = (int(part) for part in setting.split("+"))
-        model, tokenizer = load(name)
-        try:
-            case = made(name, model, tokenizer, kernel, Setting(prompt, new, int(batch)))
-        except ValueError:
-            # A text longer than the model.
-            continue
-        cells = cells_of(measure(case, options.rounds))
-        print(table_line([name, kernel, f"{prompt} + {new}", batch, *cells]), flush=True)
+    for name, case in cases_of(options):
+        print(table_line([*name, *cells_of(measure(case, options.rounds))]), flush=True)
 
 
 if __name__ == "__main__":

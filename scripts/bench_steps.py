@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import copy
 import gc
-import itertools
 import statistics
 import sys
 import threading
@@ -37,8 +36,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import gentrace  # noqa: E402
-from gentrace.demo import load  # noqa: E402
-from scripts.bench_overhead import Setting, made  # noqa: E402
+from scripts.bench_overhead import cases_of  # noqa: E402
 from scripts.bench_parts import machine, rounds_of, table_line  # noqa: E402
 
 HEAD = (
@@ -192,20 +190,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"# What recording costs, step by step\n\n{machine('cpu')}\n")
     print(f"{table_line(HEAD)}\n{table_line('---' for _ in HEAD)}", flush=True)
     worst = 0.0
-    asked = (getattr(options, name).split(",") for name in ("model", "kernels", "settings", "batch"))
-    cases = itertools.product(*asked)
-    for name, kernel, setting, batch in cases:
-        prompt, new = (int(part) for part in setting.split("+"))
-        model, tokenizer = load(name)
-        try:
-            ids = made(name, model, tokenizer, kernel, Setting(prompt, new, int(batch))).ids
-        except ValueError:
-            # A text longer than the model.
-            continue
-        pair = Pair(model, contextlib.nullcontext) if options.blank else Pair(model)
-        rounds = measure(pair, ids, new, options.rounds, options.seconds)
+    for name, case in cases_of(options):
+        pair = Pair(case.model, contextlib.nullcontext) if options.blank else Pair(case.model)
+        rounds = measure(pair, case.ids, case.new, options.rounds, options.seconds)
         whole, step, ends, plain = figures(rounds)
-        cells = [name, kernel, f"{prompt} + {new}", batch, f"{whole:.3f}", f"{step:.3f}", f"{ends:.1f}", f"{plain:.0f}"]
+        cells = [*name, f"{whole:.3f}", f"{step:.3f}", f"{ends:.1f}", f"{plain:.0f}"]
         print(table_line([*cells, str(len(rounds))]), flush=True)
         worst = max(worst, whole)
     # Nothing measured is no pass.
