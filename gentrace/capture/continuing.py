@@ -10,6 +10,7 @@ from gentrace.capture.decoding.generation import Generation
 from gentrace.capture.run import Run
 from gentrace.capture.steady import Lane
 from gentrace.capture.step import Step
+from gentrace.capture.taps.calls import Call, Seen, VectorCall
 from gentrace.capture.watching import Watch
 
 
@@ -32,6 +33,8 @@ class Thread(threading.local):
         self.generation: Generation | None = None
         self.lane: Lane | None = None
         """The steady path, in the middle of a forward that takes it."""
+        self.seen: list[Seen] | None = None
+        """What its attentions leave there; None off the path."""
         self.newest: Run | None = None
         """The run of the newest forward, for models whose caches do not tell."""
 
@@ -55,6 +58,7 @@ class SteadyPath:
         if lane is not None:
             if module is not lane.module:
                 if lane.enters(module):
+                    thread.seen = lane.seen
                     return True
                 self._take_over(lane)
                 return False
@@ -67,33 +71,32 @@ class SteadyPath:
         if not lane.begins(inputs):
             self._leave(lane)
             return False
-        thread.lane = lane
+        thread.lane, thread.seen = lane, lane.seen
         return True
 
-    def take(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, output: Tensor) -> bool:
-        """Record one attention of a forward that goes on like the one before; says whether it does."""
-        lane = self._thread.lane
-        if lane is None:
-            return False
-        if lane.aside or lane.take(module, query, key, value, mask, output):
-            return True
-        self._take_over(lane)
-        return False
+    def following(self) -> list[Seen] | None:
+        """Where to leave what is seen in a forward that so far goes on like the one before; None in any other."""
+        return self._thread.seen
 
     def continued(self, module: nn.Module, output: Any) -> bool:
         """A forward ended, with this output or, after an exception, with None; says whether it was such a one."""
-        lane = self._thread.lane
+        thread = self._thread
+        lane = thread.lane
         if lane is None:
             return False
         if module is not lane.module:
             lane.leaves()
+            thread.seen = lane.seen
             return True
-        self._thread.lane = None
-        if output is None or not lane.ends(output):
+        if output is None:
             self._leave(lane)
-        generation = self._thread.generation
-        if self.watches and output is not None and generation is not None and generation.run is not None:
-            self._show(generation.run, lane.fed, output.logits if generation.lane is lane else None)
+            return True
+        if not lane.ends(output):
+            self._take_over(lane)
+            return False
+        thread.lane = thread.seen = None
+        if self.watches and thread.generation is not None and thread.generation.run is not None:
+            self._show(thread.generation.run, lane.fed, output.logits)
         return True
 
     def _show(self, run: Run, fed: int, logits: Tensor | None) -> None:
@@ -110,20 +113,22 @@ class SteadyPath:
             watch.step(run, self._thread.generation, fed, logits)
 
     def _take_over(self, lane: Lane) -> None:
-        """Let the rest of the forward that is going on take the full path."""
+        """Let the forward that is going on take the full path, beginning with what was seen of it already."""
         inner, inputs = list(lane.inner), lane.inputs
         self._leave(lane)
         thread = self._thread
-        thread.given, thread.aside = dict(inputs), any(role == "aside" for _, role in inner)
-        thread.stack = [(lane.module, "step"), *inner]
+        thread.given, thread.stack, thread.aside = dict(inputs), [(lane.module, "step")], False
         self._begin_step(lane.module, thread.given, lane.fed)
         if thread.step is not None:
-            thread.step.handed_over = True
-            thread.step.roles.update((id(module), role) for module, role in inner)
+            thread.step.roles.update(lane.roles)
+        for seen in lane.attended:
+            self.see_attention(VectorCall(*seen))
+        thread.stack += inner
+        thread.aside = any(role == "aside" for _, role in inner)
 
     def _leave(self, lane: Lane) -> None:
         thread = self._thread
-        thread.lane = None
+        thread.lane = thread.seen = None
         if thread.generation is not None:
             thread.generation.lane = None
         lane.close()
@@ -136,4 +141,8 @@ class SteadyPath:
             inputs: What it is given.
             fed: Positions fed before; None to find out.
         """
+        raise NotImplementedError
+
+    def see_attention(self, call: Call) -> None:
+        """Record one attention on the full path."""
         raise NotImplementedError

@@ -69,22 +69,22 @@ class Staging:
         Args:
             layers: Each layer, and how many rows it may hold at most.
         """
-        self.rows: list[Tensor | None] = [None] * len(layers)
-        """[layer] ``[batch, head, 1, dim]`` the rows of the step that is going on."""
-        self._blank = tuple(self.rows)
         self._layers = layers
         self._shelves: list[Shelf] = []
         self._found: dict[int, tuple[Shelf, int]] = {}
 
-    def take(self, limit: int) -> None:
-        """The step ended, in which every layer had a row; the run may reach ``limit`` positions."""
-        rows: list[Tensor] = self.rows  # type: ignore[assignment]
+    def take(self, rows: list[Tensor], limit: int) -> None:
+        """A step ended with these rows.
+
+        Args:
+            rows: [layer] ``[batch, head, 1, dim]``.
+            limit: Positions that the run may reach.
+        """
         if not self._shelves:
             self._sort(rows)
         for shelf in self._shelves:
             if shelf.take(rows):
                 shelf.clear(limit)
-        self.rows[:] = self._blank
 
     def tell(self, layer: VectorLayer) -> None:
         """Let a layer hold all its rows of steps that ended."""
@@ -93,14 +93,9 @@ class Staging:
             shelf.tell(index)
 
     def clear(self, limit: int) -> None:
-        """Let all layers write their rows, also those of a step that has not ended, and begin again."""
+        """Let all layers write their rows, and begin again."""
         for shelf in self._shelves:
             shelf.clear(limit)
-        for (layer, _), row in zip(self._layers, self.rows, strict=True):
-            if row is not None:
-                layer.hold(row)
-                layer.flush(limit)
-        self.rows[:] = self._blank
 
     def _sort(self, rows: list[Tensor]) -> None:
         """Put layers together whose rows have one shape."""

@@ -1,9 +1,10 @@
 """The steady path: what recording does at a step of a generation that goes on like the one before.
 
 A step that decodes one token shows nothing new but a row of queries in every layer; its key lies in the cache that the
-model itself keeps. So at such a step each layer costs a comparison and one reference; the queries of all layers are
-copied in one go when it ends, and rows, masks and probabilities are taken down together, many steps at a time. Whatever
-does not go on as before is handed back to the full path, which reads everything anew.
+model itself keeps. So in the middle of such a step each layer leaves references and nothing else. When the step ends,
+all layers are looked at in one loop, since what has not run for a while runs slowly at first; rows, masks and
+probabilities are taken down many steps at a time. A step that does not go on as before is handed to the full path,
+which reads everything anew.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
-from gentrace.capture.decoding.distributions import follow
+from gentrace.capture.decoding.distributions import Chosen, follow, waiting_steps
 from gentrace.capture.decoding.generation import Generation
 from gentrace.capture.fidelity import Shown, check_rows
 from gentrace.capture.followed import Caches, Followable, Followed
@@ -23,6 +24,7 @@ from gentrace.capture.rules import MaskRule
 from gentrace.capture.sites import Settings, Sites
 from gentrace.capture.staging import Staging
 from gentrace.capture.step import Step
+from gentrace.capture.taps.calls import Seen
 from gentrace.stitch.plan import plan_landing
 from gentrace.stitch.scores import ScoreRule
 
@@ -34,6 +36,8 @@ CHECK_EVERY = 32
 class Entry:
     """One layer on the steady path."""
 
+    module: nn.Module
+    """Its attention."""
     layer: VectorLayer
     """What was recorded of it, which follows the cache from now on."""
     followed: Followed
@@ -44,8 +48,6 @@ class Entry:
     """Rows of queries to hold before they are copied."""
     overwritten: bool
     """Whether a compiled graph may write its next results over those of now."""
-    at: int = -1
-    """Position of its newest row."""
     place: int = 0
     """Its own among all layers' rows."""
 
@@ -65,15 +67,19 @@ class Lane:
             entries: By the ids of attention modules; None for layers that are not wanted.
         """
         self.module = step.module
+        self.roles = step.roles
+        """What models inside, by their ids, are to the recording."""
         self.inner: list[tuple[nn.Module, str]] = []
-        """Models inside whose forwards are going on, and what they are to the recording."""
-        self.aside = 0
-        """How many of them are none of the text's."""
+        """Those whose forwards are going on."""
+        self.attended: list[Seen] = []
+        """Attentions of the forward that is going on."""
+        self.seen = self.attended
+        """Where the next one belongs: there, or nowhere while a model runs that is none of the text's."""
         self.inputs: Mapping[str, Any] = {}
         """Arguments of the newest forward."""
         self.fed = step.run.stop
         """Position that the newest forward feeds."""
-        self._roles = step.roles
+        self._aside = 0
         self._run = step.run
         self._generation = generation
         self._settings = settings
@@ -85,14 +91,14 @@ class Lane:
         self._first = self.fed
         self._ids: list[Tensor] = []
         self._predicts = step.run.pending is not None
+        self._chosen: list[Chosen] = []
+        self._logits: list[Tensor] = []
+        self._reads_after = 0 if step.run.pending is None else waiting_steps(step.run.pending[1])
         self._copies = any(entry.overwritten for entry in self._wanted)
         if step.run.pending is not None and self._copies:
             step.run.pending = step.run.pending[0], step.run.pending[1].clone()
-        self._taken = 0
         self._checked: Entry | None = None
-        self._shown: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self._staging = Staging([(entry.layer, entry.keeps) for entry in self._wanted])
-        self._rows = self._staging.rows
         for place, entry in enumerate(self._wanted):
             entry.place = place
             entry.layer.flush(self._run.limit)
@@ -110,68 +116,86 @@ class Lane:
             ids = ids.clone()
         self.fed = run.stop
         if self._predicts:
-            follow(run, ids, generation, self._settings.top_k)
+            self._chosen.append((ids, generation.take_scores(1)))
         self._ids.append(ids)
         self.inputs = inputs
-        self.inner.clear()
-        self.aside = 0
-        self._taken = 0
         if self._settings.verify and self._wanted and run.forwards % CHECK_EVERY == 1:
             self._checked = self._wanted[run.forwards // CHECK_EVERY % len(self._wanted)]
         return True
 
     def enters(self, module: nn.Module) -> bool:
         """A forward of a model inside begins; says whether that happened before."""
-        role = "aside" if self.aside else self._roles.get(id(module))
+        role = "aside" if self._aside else self.roles.get(id(module))
         if role is None:
             return False
         self.inner.append((module, role))
-        self.aside += role == "aside"
+        if role == "aside":
+            self._aside += 1
+            self.seen = []
         return True
 
     def leaves(self) -> None:
         """It ended."""
         _, role = self.inner.pop()
-        self.aside -= role == "aside"
+        if role == "aside":
+            self._aside -= 1
+            self.seen = [] if self._aside else self.attended
 
-    def take(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, output: Tensor) -> bool:
-        """Take one attention's row; says whether it goes on as before."""
-        entry = self._entries.get(id(module))
-        if entry is None:
-            return id(module) in self._entries
-        rule, followed, fed = entry.rule, entry.followed, self.fed
-        # Keys that are not the cache's could not be read from it later.
-        if entry.at == fed or not (followed.slides or key is followed.cache.keys):
-            return False
-        if rule.at != fed:
-            if not rule.admit(mask, key.shape[2], fed):
-                return False
-        elif mask is not rule.mask:
-            return False
-        self._rows[entry.place] = query
-        entry.at = fed
-        self._taken += 1
-        if entry is self._checked:
-            self._shown = query, key, value, output
-        return True
+    def ignores(self, module: nn.Module) -> bool:
+        """Whether nobody asked for this module's attention, at least not now."""
+        return self._aside > 0 or self._entries.get(id(module), self) is None
 
     def ends(self, output: Any) -> bool:
-        """The forward ended with this output; says whether the next one may go on like it."""
+        """The forward ended with this output; says whether it went on as before. If not, nothing of it was recorded."""
+        rows = self._rows()
+        if rows is None:
+            return False
         run = self._run
         run.stop += 1
         run.forwards += 1
-        self.inputs = {}
-        whole = self._taken == len(self._rows)
-        if whole and self._taken:
-            self._staging.take(run.limit)
+        if rows:
+            self._staging.take(rows, run.limit)
         if self._checked is not None:
             self._check(self._checked)
+        self.attended.clear()
+        self.inputs = {}
         if self._predicts:
-            run.pending = self.fed, output.logits.clone() if self._copies else output.logits
+            self._logits.append(output.logits.clone() if self._copies else output.logits)
+            if len(self._chosen) >= self._reads_after:
+                self._follow()
         if run.spill is not None and run.spill.is_due:
             self._hand_over()
             run.spill.commit()
-        return whole
+        return True
+
+    def _rows(self) -> list[Tensor] | None:
+        """[layer] ``[batch, head, 1, dim]`` the rows of the forward that ended; None if it did not go on as before."""
+        entries, fed = self._entries, self.fed
+        rows: list[Any] = [None] * len(self._wanted)
+        taken = 0
+        for module, _, query, key, _, mask, _, _ in self.attended:
+            entry = entries.get(id(module))
+            if entry is None:
+                if id(module) in entries:
+                    continue
+                return None
+            rule, followed = entry.rule, entry.followed
+            # Keys that are not the cache's could not be read from it later.
+            if rows[entry.place] is not None or not (followed.slides or key is followed.cache.keys):
+                return None
+            if rule.at != fed:
+                if not rule.admit(mask, key.shape[2], fed):
+                    return None
+            elif mask is not rule.mask:
+                return None
+            rows[entry.place] = query
+            taken += 1
+        return rows if taken == len(rows) else None
+
+    def _follow(self) -> None:
+        """Line logits up with the tokens that followed."""
+        follow(self._run, self._logits, self._chosen, self._generation, self._settings.top_k)
+        self._logits, self._chosen = [], []
 
     def close(self) -> None:
         """Leave the path; what was held is in the run afterwards."""
@@ -179,6 +203,7 @@ class Lane:
         for entry in self._wanted:
             entry.layer.followed = None
         self._wanted, self._entries, self._staging = [], {}, Staging([])
+        self.seen = []
 
     def tell(self, layer: VectorLayer) -> None:
         """Let a layer know of all its rows of steps that ended."""
@@ -187,6 +212,7 @@ class Lane:
     def _hand_over(self) -> None:
         """Put what is held into the run."""
         run = self._run
+        self._follow()
         if self._ids:
             run.ids.append((self._first, torch.cat(self._ids, 1)))
             self._first, self._ids = self._first + len(self._ids), []
@@ -203,13 +229,10 @@ class Lane:
 
     def _check(self, entry: Entry) -> None:
         """Recompute the newest row of one layer."""
-        layer, shown = entry.layer, self._shown
-        self._checked = self._shown = None
-        if shown is None:
-            return
+        layer, self._checked = entry.layer, None
         self.tell(layer)
         layer.flush(self._run.limit)
-        query, key, value, output = shown
+        _, _, query, key, value, _, _, output = next(seen for seen in self.attended if seen[0] is entry.module)
         landing = plan_landing(fed=self.fed, queries=1, keys=value.shape[2], known=self.fed)
         sight = entry.rule.sight(landing, query.device)
         rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
@@ -237,7 +260,7 @@ def settle_into(step: Step, generation: Generation, sites: Sites, settings: Sett
     generation.tries -= 1
     if not isinstance(cache, Cache) or isinstance(cache, EncoderDecoderCache) or getattr(cache, "offloading", False):
         return None
-    if step.ids is None or step.handed_over or step.run.encoder is not None or step.attended_twice():
+    if step.ids is None or step.run.encoder is not None or step.attended_twice():
         return None
     entries: dict[int, Entry | None] = dict.fromkeys(step.unwanted(sites))
     followed = Caches(cache)
@@ -264,4 +287,4 @@ def _entry(step: Step, shown: Followable, caches: Caches, rules: dict[int, MaskR
         rules[id(placed)] = MaskRule(placed, shown.kernel, shown.key.shape[2], masked=shown.masked)
     keeps = max(1, min(followed.holds_rows, HOLD_BYTES // shown.row_bytes))
     overwritten = followed.in_place and shown.key.device.type == "cuda"
-    return Entry(layer, followed, rules[id(placed)], keeps, overwritten)
+    return Entry(shown.module, layer, followed, rules[id(placed)], keeps, overwritten)

@@ -73,8 +73,6 @@ class Step:
         """Whether there is something beside the text that attention may look at."""
         self.dropout = False
         """Whether a kernel dropped weights at random."""
-        self.handed_over = False
-        """Whether the steady path took its first layers."""
         self.seen = 0
         """Attentions seen, recorded or not."""
         self._newest: tuple[nn.Module, Tensor] | None = None

@@ -111,6 +111,11 @@ class Tracker(SteadyPath):
         thread = self._thread
         if thread.aside or (thread.generation is not None and thread.generation.aside):
             return
+        if thread.lane is not None:
+            # One that calls no kernel, and so has not left itself on the steady path.
+            if thread.lane.ignores(call.module):
+                return
+            self._take_over(thread.lane)
         step = thread.encoder_step or thread.step
         if step is None:
             if torch._C._current_graph_task_id() != -1 or thread.stack:

@@ -23,6 +23,7 @@ import gentrace
 from gentrace.capture.steady import Lane
 from tests.capture.test_generation import check, own_text, padded
 from tests.models import COMMON, SDPA_TYPES, configs, prompt, tiny
+from tests.zoo.build import build
 
 PACKAGE = Path(gentrace.__file__).parent
 LONG = COMMON | {"max_position_embeddings": 512}
@@ -120,23 +121,49 @@ def test_another_kernel_in_the_middle(steps: Counter[str]) -> None:
     assert steps == {"begins": 19, "close": 1}
 
 
-@pytest.mark.parametrize("call", [0, 1, 2, 4, 14])
+@pytest.mark.parametrize("step", [0, 1, 2, 4, 11])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_the_full_path_takes_over_anywhere(call: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny("llama")
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_the_full_path_takes_over_anywhere(
+    step: int, batch: int, kernel: str, monkeypatch: pytest.MonkeyPatch, steps: Counter[str]
+) -> None:
+    model = tiny("llama", kernel)
     ids, mask = padded([6, 4][:batch])
-    calls = Counter[str]()
-    take = Lane.take
+    ended = Counter[str]()
+    rows = Lane._rows
 
-    def sometimes(self: Lane, *args: Any) -> bool:
-        calls["take"] += 1
-        return calls["take"] != call + 1 and take(self, *args)
+    def sometimes(self: Lane) -> Any:
+        ended["steps"] += 1
+        found = rows(self)
+        return None if ended["steps"] == step + 1 else found
 
-    monkeypatch.setattr(Lane, "take", sometimes)
+    monkeypatch.setattr(Lane, "_rows", sometimes)
     traces, sequences = write(model, ids, mask, 14)
-    assert calls["take"] > 3 * 10
+    assert ended["steps"] == 13
+    assert steps == {"begins": 13, "close": 2}
     for trace, row, own in zip(traces, sequences, mask, strict=True):
         check(trace, model, own_text(row, own))
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_model_that_runs_inside_for_the_first_time(layer: int, steps: Counter[str]) -> None:
+    """What lies in the layers before it was seen already, and is recorded all the same; its own attention is not."""
+    model, inside = tiny("llama"), tiny("gpt2")
+    model.model.layers[layer].inside = inside
+
+    def consult(_: object, args: tuple[Tensor, ...]) -> None:
+        if calls["forwards"] == 8:
+            inside(inputs_embeds=torch.zeros(1, 3, inside.config.n_embd))
+        calls["forwards"] += 1
+
+    calls = Counter[str]()
+    ids, mask = padded([6])
+    handle = model.model.layers[layer].register_forward_pre_hook(consult)
+    traces, sequences = write(model, ids, mask, 14)
+    handle.remove()
+    assert calls["forwards"] == 14
+    assert steps == {"begins": 13, "close": 2}
+    check(traces[0], model, sequences[0])
 
 
 def test_rows_that_a_layer_leaves_out_are_not_made_up(steps: Counter[str]) -> None:
@@ -256,7 +283,18 @@ def test_a_step_that_was_handed_over_leads_back(steps: Counter[str]) -> None:
     traces, sequences = write(model, ids, mask, 20)
     handle.remove()
     check(traces[0], model, sequences[0])
-    assert steps == {"begins": 18, "close": 2}
+    assert steps == {"begins": 19, "close": 2}
+
+
+@pytest.mark.parametrize("layers", [(), None])
+def test_tokens_alone_of_attention_that_calls_no_kernel(layers: tuple[int, ...] | None, steps: Counter[str]) -> None:
+    """It does not go through the registry, so it is seen in the middle of a step that nobody expected it in."""
+    model = build("causal", "gptj")
+    with gentrace.record(model, layers=layers) as recorder:
+        model.generate(prompt(5), max_new_tokens=8, min_new_tokens=8, do_sample=False)
+    assert recorder.trace.length == 12
+    assert not recorder.trace.tokens.logprobs[1:].isnan().any()
+    assert steps["begins"] == (7 if layers == () else 0)
 
 
 def test_a_processor_that_is_told_too_little_is_refused_as_alone() -> None:

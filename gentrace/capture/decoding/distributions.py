@@ -86,22 +86,30 @@ def resolve(
         generation.rejected += _rejected(run, first, logits, kept - 1, ids[:, kept - 1 - start])
 
 
-def follow(run: Run, ids: Tensor, generation: Generation, top_k: int) -> None:
-    """Line the newest logits, one row a sequence, up with the tokens that are about to be fed.
+Chosen = tuple[Tensor, list[Tensor]]
+"""Tokens ``[batch, 1]``, and the one ``[batch, vocab]`` that they were sampled from, if that is known."""
+
+
+def waiting_steps(logits: Tensor) -> int:
+    """Steps that may wait to be reduced together, with logits like these."""
+    return max(1, min(WAITING_STEPS, WAITING_MOST // logits.numel()))
+
+
+def follow(run: Run, logits: list[Tensor], chosen: list[Chosen], generation: Generation, top_k: int) -> None:
+    """Line the logits of steps, one row a sequence, up with the tokens that were fed after them.
 
     Args:
-        run: The run.
-        ids: ``[batch, 1]`` the tokens.
+        run: The run, in which the logits before these wait.
+        logits: [step] ``[batch, 1, vocab]``.
+        chosen: What was fed at these steps, and perhaps at one that has not ended.
         generation: The generation that they belong to.
         top_k: Alternatives to keep.
     """
-    if run.pending is None:
-        return
-    first, logits = run.pending
-    run.pending = None
-    scores = generation.take_scores(1)
-    chosen = ids.to(logits.device)
-    _add(run, first + 1, logits, chosen, scores[0] if scores else None, generation, top_k)
+    for step, (ids, scores) in enumerate(chosen):
+        if run.pending is not None:
+            position, before = run.pending[0] + 1, run.pending[1]
+            _add(run, position, before, ids.to(before.device), scores[0] if scores else None, generation, top_k)
+            run.pending = (position, logits[step]) if step < len(logits) else None
 
 
 def _rejected(run: Run, first: int, logits: Tensor, position: int, token: Tensor) -> list[Rejected]:

@@ -60,11 +60,15 @@ class ScoreCall:
 Call = VectorCall | ScoreCall
 
 
+Seen = tuple[nn.Module, str, Tensor, Tensor, Tensor, Any, Mapping[str, Any], Tensor]
+"""What a `VectorCall` is made of, in that order, before anybody has looked at it."""
+
+
 class Observer(Protocol):
     """Somebody who records some modules."""
 
-    def take(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, output: Tensor) -> bool:
-        """Take note of one attention that goes on like the one before; says whether it did."""
+    def following(self) -> list[Seen] | None:
+        """Where to leave what is seen in a forward that so far goes on like the one before; None in any other."""
         ...
 
     def see_attention(self, call: Call) -> None:

@@ -183,10 +183,10 @@ class CompiledWatch:
                     self._follower.forward_begins(module, {})
                 if not self._follower.continued(module, seen):
                     self._follower.forward_ends(module, seen)
+            elif (following := self._follower.following()) is not None:
+                following.append((module, *seen))
             else:
-                kernel, query, key, value, mask, options, output = seen
-                if not self._follower.take(module, query, key, value, mask, output):
-                    self._follower.see_attention(VectorCall(module, kernel, query, key, value, mask, options, output))
+                self._follower.see_attention(VectorCall(module, *seen))
 
 
 @contextlib.contextmanager

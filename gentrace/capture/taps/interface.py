@@ -123,13 +123,28 @@ def _observed(kernel: Kernel, implementation: str) -> Kernel:
         observer = _observers.get(id(module))
         if observer is None:
             return kernel(module, query, key, value, *args, **options)
+        # A compiler must not trace the steady path; what it would trace instead is closed to it.
+        if torch.compiler.is_compiling() or (seen := observer.following()) is None:
+            return observed(observer, module, query, key, value, args, options)
+        result = kernel(module, query, key, value, *args, **options)
+        mask = args[0] if args else options.get("attention_mask")
+        seen.append((module, implementation, query, key, value, mask, options, result[0]))
+        return result
+
+    def observed(
+        observer: Observer,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Any]:
         _depth.inside += 1
         try:
             result = kernel(module, query, key, value, *args, **options)
             mask = args[0] if args else options.get("attention_mask")
-            # A compiler must not trace what follows; the other method is closed to it.
-            if torch.compiler.is_compiling() or not observer.take(module, query, key, value, mask, result[0]):
-                observer.see_attention(VectorCall(module, implementation, query, key, value, mask, options, result[0]))
+            observer.see_attention(VectorCall(module, implementation, query, key, value, mask, options, result[0]))
         finally:
             _depth.inside -= 1
         return result
