@@ -61,9 +61,13 @@ class MaskRule:
         self._visible_stop = 0
         """One past its last visible column, where more columns are shown than there are tokens."""
         self._odd: Placed | None = None
+        self._waits = False
+        """Whether masks can be looked at later, since they are not written over for the next row."""
+        self._looked: tuple[Tensor, int] | None = None
+        """The newest mask that was looked at when it was used, and its version then."""
         self._waiting: list[tuple[Tensor, int, int, int]] = []
         """Masks that nobody has looked at: the mask, its version, columns of keys and the row's position."""
-        self._waiting_bytes = 0
+        self._waiting_most = 1
         self._made: dict[int, list[Placed]] = {}
 
     def admit(self, mask: Any, keys: int, fed: int) -> bool:
@@ -74,8 +78,8 @@ class MaskRule:
             keys: Columns of the kernel's keys.
             fed: The row's position.
         """
-        key_start = 0 if self._padded else max(0, fed + 1 - keys)
         if mask is None:
+            key_start = max(0, fed + 1 - keys)
             if self._padded or self._latest_start > key_start:
                 return False
             if self._waiting:
@@ -84,23 +88,25 @@ class MaskRule:
             self._key_starts.append(key_start)
         elif not isinstance(mask, Tensor) or mask.dim() != 4:
             return False
-        elif self._may_wait(mask):
+        elif self._waits:
             self._waiting.append((mask, mask._version, keys, fed))
-            self._waiting_bytes += mask.nbytes
-            if self._waiting_bytes > WAITING_BYTES:
+            if len(self._waiting) >= self._waiting_most:
                 self._settle()
         else:
-            self._settle()
             self._look_at(mask, keys, fed)
+            self._learn(mask)
         self.at, self.mask = fed, mask
         return True
 
-    def _may_wait(self, mask: Tensor) -> bool:
-        """Whether a mask can be looked at later, since it is not written over for the next row."""
-        before = self.mask
-        if before is None or mask.device.type != "cpu" or mask.is_inference():
-            return False
-        return bool(mask.data_ptr() != before.data_ptr())
+    def _learn(self, mask: Tensor) -> None:
+        """Find out whether masks are written over, from one that was just looked at and the one before."""
+        if mask.device.type != "cpu" or mask.is_inference():
+            return
+        if self._looked is not None:
+            before, version = self._looked
+            self._waits = before._version == version and mask.data_ptr() != before.data_ptr()
+            self._waiting_most = max(1, WAITING_BYTES // mask.nbytes)
+        self._looked = mask, mask._version
 
     def _settle(self) -> None:
         """Look at the masks that wait, one after the other.
@@ -108,14 +114,19 @@ class MaskRule:
         Raises:
             CaptureError: If one was changed since.
         """
-        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        for mask, version, keys, fed in waiting:
+        waiting, self._waiting = self._waiting, []
+        for mask, version, _, fed in waiting:
             if mask._version != version:
                 raise CaptureError(
                     f"reading the attention mask of position {fed}",
                     "the model has written over it",
                     "exclude the layer with layers=",
                 )
+        if self._latest_start == 0 and not self._padded and _hide_nothing([mask for mask, _, _, _ in waiting]):
+            self._odd = None
+            self._key_starts += [max(0, fed + 1 - keys) for _, _, keys, fed in waiting]
+            return
+        for mask, _, keys, fed in waiting:
             self._look_at(mask, keys, fed)
 
     def _look_at(self, mask: Tensor, keys: int, fed: int) -> None:
@@ -210,6 +221,14 @@ class MaskRule:
             start = torch.maximum(self._first, newest[None])
             self.pieces.append(Placed(landing, FragmentMask(start, last[None], None, None)))
         self._from, self._key_starts = first + max(count, 0), self._key_starts[max(count, 0) :]
+
+
+def _hide_nothing(masks: list[Tensor]) -> bool:
+    """Whether these masks, of a few rows in turn, let every row see all columns."""
+    if len(masks) < 2 or len({(mask.shape[:-1], mask.dtype) for mask in masks}) > 1:
+        return False
+    together = torch.cat(masks, -1)
+    return bool(together.all()) if together.dtype == torch.bool else not bool(together.any())
 
 
 def _cut(placed: Placed, stop: int) -> Placed:
