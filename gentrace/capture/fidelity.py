@@ -69,7 +69,7 @@ def sight_of(landing: Landing, mask: FragmentMask, rows: tuple[int, ...], device
     return Sight(visible, None if device.type == "cpu" and not bool(blind.any()) else blind)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Shown:
     """Rows of a fragment that has just been recorded, and what their kernel made of them."""
 

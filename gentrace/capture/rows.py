@@ -21,6 +21,15 @@ BLOCK = 4096
 Charge = Callable[[int], None]
 
 
+def memory_like(like: Tensor, *shape: int) -> Tensor:
+    """Memory of this shape with the data type and device of ``like``, to be written to in any mode."""
+    if not torch.is_inference_mode_enabled():
+        return like.new_empty(shape)
+    # A buffer made in inference mode could not be written to outside of it.
+    with torch.inference_mode(False):
+        return like.new_empty(shape)
+
+
 class Rows(Protocol):
     """``[batch, head, position, dim]`` rows that are written at their positions."""
 
@@ -73,9 +82,7 @@ class BufferRows:
         self.dtype = like.dtype
         self._charge = charge
         charge(batch * heads * capacity * dim * like.element_size())
-        # A buffer made in inference mode could not be written to outside of it.
-        with torch.inference_mode(False):
-            self.data = torch.empty(batch, heads, capacity, dim, dtype=like.dtype, device=like.device)
+        self.data = memory_like(like, batch, heads, capacity, dim)
         self._lent: Tensor | None = None
         """[batch, head, position, dim] the first rows, as long as they lie where the model put them."""
 
@@ -132,8 +139,7 @@ class BufferRows:
         old = self.data
         capacity = max(needed, min(limit, needed + max(ROOM_TO_GROW, needed // 4)))
         self._charge(old.nbytes // old.shape[2] * (capacity - old.shape[2]))
-        with torch.inference_mode(False):
-            self.data = old.new_empty(*old.shape[:2], capacity, old.shape[3])
+        self.data = memory_like(old, *old.shape[:2], capacity, old.shape[3])
         first = 0 if self._lent is None else self._lent.shape[2]
         self.data[:, :, first : old.shape[2]].copy_(old[:, :, first:])
         # Else what is lent would take its memory twice.

@@ -122,7 +122,7 @@ class MaskRule:
                     "the model has written over it",
                     "exclude the layer with layers=",
                 )
-        if self._latest_start == 0 and not self._padded and _hide_nothing([mask for mask, _, _, _ in waiting]):
+        if len(waiting) > 1 and self._hide_nothing([mask for mask, _, _, _ in waiting]):
             self._odd = None
             self._key_starts += [max(0, fed + 1 - keys) for _, _, keys, fed in waiting]
             return
@@ -186,7 +186,16 @@ class MaskRule:
         """Forget the rows that were handed out."""
         self.pieces, self._made = [], {}
 
+    def _hide_nothing(self, masks: list[Tensor]) -> bool:
+        """Whether rows are expected to see all columns, and these masks of a few of them in turn let them."""
+        if self._latest_start or self._padded or len({(mask.shape[:-1], mask.dtype) for mask in masks}) > 1:
+            return False
+        together = masks[0] if len(masks) == 1 else torch.cat(masks, -1)
+        return bool(together.all()) if together.dtype == torch.bool else not bool(together.any())
+
     def _is_expected(self, mask: Tensor, fed: int, key_start: int) -> bool:
+        if self._hide_nothing([mask]):
+            return True
         width, made_for = mask.shape[-1], (min(key_start, self._latest_start), mask.dtype)
         expected = self._expected
         if expected is None or made_for != self._made_for or width > expected.shape[-1] or fed < self._visible_stop:
@@ -221,14 +230,6 @@ class MaskRule:
             start = torch.maximum(self._first, newest[None])
             self.pieces.append(Placed(landing, FragmentMask(start, last[None], None, None)))
         self._from, self._key_starts = first + max(count, 0), self._key_starts[max(count, 0) :]
-
-
-def _hide_nothing(masks: list[Tensor]) -> bool:
-    """Whether these masks, of a few rows in turn, let every row see all columns."""
-    if len(masks) < 2 or len({(mask.shape[:-1], mask.dtype) for mask in masks}) > 1:
-        return False
-    together = torch.cat(masks, -1)
-    return bool(together.all()) if together.dtype == torch.bool else not bool(together.any())
 
 
 def _cut(placed: Placed, stop: int) -> Placed:

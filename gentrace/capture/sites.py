@@ -100,10 +100,13 @@ class Sites:
     def _kind(self, call: Call, own_keys: int | None, crosses: bool) -> Kind:
         if getattr(call.module, "is_cross_attention", False):
             return "cross"
+        homemade = not type(call.module).__module__.startswith("transformers.")
+        if not homemade and not crosses and call.keys == own_keys:
+            return "self"
         given = memories(call.module)
         seen = any(call.keys in memory.shape[:2] for memory in given)
         # One memory of its own, as keys and values, is another text; separate keys and values may be the same text's.
-        own = not type(call.module).__module__.startswith("transformers.") and same_place(given)
+        own = homemade and same_place(given)
         return "cross" if seen and (crosses or own or call.keys != own_keys) else "self"
 
     def _number(self, module: nn.Module, kind: Kind, nth: int) -> int:

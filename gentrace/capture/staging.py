@@ -1,8 +1,9 @@
 """Memory for the rows of queries that a steady path holds.
 
-A step leaves a small row in every layer. Copied beside each other when the step ends, in one operation, they keep none
-of the model's own memory alive, in which its keys lie too, and a compiled graph may write its next results over them.
-Layers hear of their rows when somebody needs them or when the memory is full, and not at every step.
+A step leaves a small row in every layer. Copied beside each other, in one operation for all layers, they keep none of
+the model's own memory alive, in which its keys lie too. Rows of a small model wait for a few steps before they are
+copied, unless the model writes them over, as a compiled graph may do with its results. Layers hear of their rows when
+somebody needs them or when the memory is full, and not at every step.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,12 @@ import torch
 from torch import Tensor
 
 from gentrace.capture.layers import VectorLayer
+from gentrace.capture.rows import memory_like
+from gentrace.errors import CaptureError
+
+WAITING_BYTES = 2**18
+"""What rows may keep alive that wait to be copied."""
+WAITING_STEPS = 32
 
 
 class Shelf:
@@ -26,38 +33,45 @@ class Shelf:
             like: ``[batch, head, 1, dim]`` one of the rows.
         """
         self.layers = layers
-        self.count = 0
-        """Steps whose rows are in the memory."""
         self._places = places
+        self._count = 0
         self._told = [0] * len(layers)
         """Steps of which each layer knows."""
         self._batch = len(like)
-        # A buffer made in inference mode could not be written to outside of it.
-        with torch.inference_mode(False):
-            self._memory = like.new_empty(steps, len(layers) * len(like), *like.shape[1:])
-        self._of_step = self._memory.unbind()
+        self._memory = memory_like(like, steps, len(layers) * len(like), *like.shape[1:])
 
-    def take(self, rows: list[Tensor]) -> bool:
-        """Copy what belongs here of all layers' rows; says whether there is no room for more."""
-        own = rows if len(self.layers) == len(rows) else [rows[place] for place in self._places]
-        torch.cat(own, out=self._of_step[self.count])
-        self.count += 1
-        return self.count == len(self._of_step)
+    @property
+    def room(self) -> int:
+        """Steps that there is room for."""
+        return len(self._memory) - self._count
+
+    def take(self, steps: list[list[Tensor]], limit: int) -> None:
+        """Copy what belongs here of the rows of all layers, of as many steps as there is room for.
+
+        Args:
+            steps: [step][layer] ``[batch, head, 1, dim]``.
+            limit: Positions that the run may reach.
+        """
+        own = [rows[place] for rows in steps for place in self._places]
+        first, self._count = self._count, self._count + len(steps)
+        torch.cat(own, out=self._memory[first : self._count].flatten(0, 1))
+        if not self.room:
+            self.clear(limit)
 
     def tell(self, index: int) -> None:
         """Let a layer hold all rows of its own that it does not know of."""
         first = self._told[index]
-        if first < self.count:
-            rows = self._memory[first : self.count, index * self._batch : (index + 1) * self._batch, :, 0]
+        if first < self._count:
+            rows = self._memory[first : self._count, index * self._batch : (index + 1) * self._batch, :, 0]
             self.layers[index].hold(rows.permute(1, 2, 0, 3))
-            self._told[index] = self.count
+            self._told[index] = self._count
 
     def clear(self, limit: int) -> None:
         """Let all layers write their rows, and begin again; the run may reach ``limit`` positions."""
         for index, layer in enumerate(self.layers):
             self.tell(index)
             layer.flush(limit)
-        self.count, self._told = 0, [0] * len(self.layers)
+        self._count, self._told = 0, [0] * len(self.layers)
 
 
 class Staging:
@@ -72,6 +86,17 @@ class Staging:
         self._layers = layers
         self._shelves: list[Shelf] = []
         self._found: dict[int, tuple[Shelf, int]] = {}
+        self._waiting: list[list[Tensor]] = []
+        """[step][layer] rows that are not copied yet."""
+        self._versions: list[list[int]] = []
+        """[step][layer] their versions when they came, where several steps may wait."""
+        self._most = 1
+        """Steps that may wait in general."""
+        self._room = 1
+        """Steps that may wait now."""
+        self._first: list[Tensor] | None = None
+        """The first rows, until it is known whether several steps may wait."""
+        self._learns = True
 
     def take(self, rows: list[Tensor], limit: int) -> None:
         """A step ended with these rows.
@@ -79,23 +104,61 @@ class Staging:
         Args:
             rows: [layer] ``[batch, head, 1, dim]``.
             limit: Positions that the run may reach.
-        """
-        if not self._shelves:
-            self._sort(rows)
-        for shelf in self._shelves:
-            if shelf.take(rows):
-                shelf.clear(limit)
 
-    def tell(self, layer: VectorLayer) -> None:
-        """Let a layer hold all its rows of steps that ended."""
+        Raises:
+            CaptureError: If rows that waited were written over.
+        """
+        self._waiting.append(rows)
+        if self._most > 1:
+            self._versions.append([row._version for row in rows])
+        if len(self._waiting) >= self._room:
+            self._copy(limit)
+
+    def tell(self, layer: VectorLayer, limit: int) -> None:
+        """Let a layer hold all its rows of steps that ended; the run may reach ``limit`` positions."""
+        self._copy(limit)
         shelf, index = self._found.get(id(layer), (None, 0))
         if shelf is not None:
             shelf.tell(index)
 
     def clear(self, limit: int) -> None:
         """Let all layers write their rows, and begin again."""
+        self._copy(limit)
         for shelf in self._shelves:
             shelf.clear(limit)
+
+    def _copy(self, limit: int) -> None:
+        """Copy the rows that wait."""
+        waiting, self._waiting = self._waiting, []
+        versions, self._versions = self._versions, []
+        if not waiting:
+            return
+        if versions and [[row._version for row in rows] for rows in waiting] != versions:
+            raise CaptureError(
+                f"recording {len(waiting)} steps together",
+                "the model has written over queries of earlier ones",
+                "exclude the layers with layers=",
+            )
+        if not self._shelves:
+            self._sort(waiting[0])
+        for shelf in self._shelves:
+            shelf.take(waiting, limit)
+        if self._learns:
+            self._learn(waiting[-1])
+        self._room = min(self._most, *(shelf.room for shelf in self._shelves))
+
+    def _learn(self, rows: list[Tensor]) -> None:
+        """Find out from the first two steps how many may wait."""
+        first, self._first = self._first, rows
+        if first is None:
+            return
+        self._learns, self._first = False, None
+        memory = [
+            (row, old) for row, old in zip(rows, first, strict=True) if row.device.type == "cpu" and not row.is_inference()
+        ]
+        if len(memory) == len(rows) and all(row.data_ptr() != old.data_ptr() for row, old in memory):
+            kept = sum(row.untyped_storage().nbytes() for row in rows)
+            self._most = max(1, min(WAITING_STEPS, WAITING_BYTES // kept))
 
     def _sort(self, rows: list[Tensor]) -> None:
         """Put layers together whose rows have one shape."""

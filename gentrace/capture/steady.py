@@ -111,7 +111,7 @@ class Lane:
         if ids is None or ids.shape != self._shape or inputs.get("past_key_values") is not self._cache:
             return False
         run = self._run
-        if ids.untyped_storage().nbytes() != ids.nbytes:
+        if ids.storage_offset() or not ids.is_contiguous():
             # A part of something larger, which would be kept alive, or be written over.
             ids = ids.clone()
         self.fed = run.stop
@@ -207,7 +207,7 @@ class Lane:
 
     def tell(self, layer: VectorLayer) -> None:
         """Let a layer know of all its rows of steps that ended."""
-        self._staging.tell(layer)
+        self._staging.tell(layer, self._run.limit)
 
     def _hand_over(self) -> None:
         """Put what is held into the run."""

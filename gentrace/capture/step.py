@@ -190,7 +190,8 @@ class Step:
             shown = self._shown(layer, call, placed, rule, rows, added)
             if shown.is_small:
                 # Else a few rows would keep the whole layer's output alive.
-                self._unchecked.append((layer, replace(shown, output=shown.output.clone())))
+                shown.output = shown.output.clone()
+                self._unchecked.append((layer, shown))
             else:
                 layer.checks.append(check_rows(shown))
 

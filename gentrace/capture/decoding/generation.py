@@ -110,9 +110,11 @@ class Generation:
             return torch.full((batch,), columns)
         if len(self.done) < steps or not steps:
             return torch.full((batch,), columns)
+        verdicts = torch.stack(self.done[:steps]).view(steps, -1).cpu()
+        if not bool(verdicts[:-1].any()):
+            return torch.full((batch,), columns)
         # A sequence that has ended is filled with padding from the next step on, whatever the criteria say then.
-        verdicts = torch.cat([verdict.view(-1) for verdict in self.done[:steps]]).cpu()
-        ended = verdicts.view(steps, -1).expand(steps, batch).cummax(0).values
+        ended = verdicts.expand(steps, batch).cummax(0).values
         return self.columns + (steps - ended.sum(0) + 1).clamp_max(steps)
 
 
