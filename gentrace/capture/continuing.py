@@ -11,6 +11,7 @@ from gentrace.capture.run import Run
 from gentrace.capture.steady import Lane
 from gentrace.capture.step import Step
 from gentrace.capture.taps.calls import Call, Seen, VectorCall
+from gentrace.capture.taps.hooks import Resting
 from gentrace.capture.watching import Watch
 
 
@@ -46,6 +47,8 @@ class SteadyPath:
         """Begin outside of any forward."""
         self.watches: list[Watch] = []
         """Who is shown each step."""
+        self.resting = Resting()
+        """Hooks that tell nothing new on this path."""
         self._thread = Thread()
 
     def continues(self, module: nn.Module, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> bool:
@@ -85,7 +88,7 @@ class SteadyPath:
         if lane is None:
             return False
         if module is not lane.module:
-            lane.leaves()
+            lane.leaves(module)
             thread.seen = lane.seen
             return True
         if output is None:

@@ -25,8 +25,9 @@ from gentrace.capture.finish import finish
 from gentrace.capture.run import Run
 from gentrace.capture.sites import Settings
 from gentrace.capture.taps import interface
-from gentrace.capture.taps.compiled import CompiledWatch, fix_number
+from gentrace.capture.taps.compiled import CompiledWatch
 from gentrace.capture.taps.functional import FunctionalTap
+from gentrace.capture.taps.hooks import fix_number
 from gentrace.capture.taps.lens import BridgeWatch
 from gentrace.capture.tracking import Tracker
 from gentrace.capture.watching import Observer, Watch, warn
@@ -236,6 +237,7 @@ class Recorder:
     def _attach(self) -> None:
         watched = CompiledWatch(self._given, self._modules, self._anatomy.models(), self._tracker, self._tap.paused)
         self._compiled = watched
+        self._tracker.rests = not watched.active
         # The models inside are hooked too: a decoder's hidden states are needed, and a user may call it directly.
         for module in self._anatomy.models():
             names = parameters_of(module)
@@ -311,6 +313,7 @@ class Recorder:
         for attached in (*self._hooks, *self._watches, *compiled):
             attached.remove()
         self._hooks, self._watches = [], []
+        self._tracker.resting.end()
         self._tap.close()
         interface.unwatch(self._modules, self._tracker)
 

@@ -153,10 +153,10 @@ class Staging:
         if first is None:
             return
         self._learns, self._first = False, None
-        memory = [
-            (row, old) for row, old in zip(rows, first, strict=True) if row.device.type == "cpu" and not row.is_inference()
-        ]
-        if len(memory) == len(rows) and all(row.data_ptr() != old.data_ptr() for row, old in memory):
+        # Rows of inference mode have no version that would tell.
+        if any(row.device.type != "cpu" or row.is_inference() for row in rows):
+            return
+        if all(row.data_ptr() != old.data_ptr() for row, old in zip(rows, first, strict=True)):
             kept = sum(row.untyped_storage().nbytes() for row in rows)
             self._most = max(1, min(WAITING_STEPS, WAITING_BYTES // kept))
 

@@ -134,12 +134,22 @@ class Lane:
             self.seen = []
         return True
 
-    def leaves(self) -> None:
+    def leaves(self, module: nn.Module) -> None:
         """It ended."""
+        if not self.inner or self.inner[-1][0] is not module:
+            # Its hooks were still resting when it began.
+            return
         _, role = self.inner.pop()
         if role == "aside":
             self._aside -= 1
             self.seen = [] if self._aside else self.attended
+
+    @property
+    def quiet(self) -> list[int]:
+        """Ids of the models inside that need not tell of their forwards; none if the steps may be compiled."""
+        if any(entry.followed.in_place for entry in self._wanted):
+            return []
+        return [module for module, role in self.roles.items() if role == "inner" and module != id(self.module)]
 
     def ignores(self, module: nn.Module) -> bool:
         """Whether nobody asked for this module's attention, at least not now."""

@@ -18,13 +18,14 @@ from gentrace.capture.continuing import SteadyPath
 from gentrace.capture.decoding.distributions import keep_distributions, reduce_finished, reduce_waiting, resolve
 from gentrace.capture.decoding.generation import Generation
 from gentrace.capture.encoders import Encoders, hidden_of
+from gentrace.capture.refusals import read_input, refuse_unseen
 from gentrace.capture.run import UNLIMITED, Run
 from gentrace.capture.sites import Settings, Sites
 from gentrace.capture.spill import Spill, refuse_beams
 from gentrace.capture.steady import settle_into
 from gentrace.capture.step import Step
 from gentrace.capture.taps.calls import Call, VectorCall
-from gentrace.errors import AttentionUnavailable, CaptureError, UnsupportedModel
+from gentrace.errors import CaptureError, UnsupportedModel
 
 BESIDE = ("encoder_hidden_states", "encoder_outputs", "cross_attention_states")
 """Arguments of transformers' models that cross-attention looks at."""
@@ -47,6 +48,8 @@ class Tracker(SteadyPath):
         """
         super().__init__()
         self.runs: list[Run] = []
+        self.rests = True
+        """Whether hooks may rest: not where compiled code is guarded by them."""
         self.functional: list[nn.Module] = []
         """Modules in which the functional tap saw attention."""
         self._anatomy = anatomy
@@ -63,6 +66,8 @@ class Tracker(SteadyPath):
     def forward_begins(self, module: nn.Module, inputs: dict[str, Any]) -> None:
         """A forward of the model, or of a part of it that is a model, begins with these inputs."""
         thread = self._thread
+        if not thread.stack:
+            self.resting.wake()
         role = self._role(module, inputs)
         if not thread.stack:
             thread.given = inputs
@@ -91,6 +96,9 @@ class Tracker(SteadyPath):
         """It ended, with this output or, after an exception, with None."""
         thread = self._thread
         role = "inner"
+        if all(begun is not module for begun, _ in thread.stack):
+            # Its hooks were still resting when it began.
+            return
         while thread.stack:
             top, role = thread.stack.pop()
             if top is module:
@@ -161,32 +169,7 @@ class Tracker(SteadyPath):
 
     def _begin_step(self, module: nn.Module, inputs: dict[str, Any], fed: int | None = None) -> None:
         thread = self._thread
-        ids, given = self._anatomy.text_of(inputs)
-        if given is None:
-            raise UnsupportedModel(
-                f"recording a forward of {type(module).__name__}",
-                f"neither input_ids nor inputs_embeds among {sorted(inputs)}",
-                "call the model with one of them; models that take no tokens are not supported",
-            )
-        batch, queries = given.shape[:2] if given.dim() > 1 else (1, given.shape[0])
-        if not batch or not queries:
-            raise CaptureError(
-                f"recording a forward of {type(module).__name__}",
-                f"an input of shape {tuple(given.shape)}",
-                "give at least one token",
-            )
-        if ids is not None and ids.dim() > 2:
-            raise UnsupportedModel(
-                f"recording a forward of {type(module).__name__}",
-                f"token ids of shape {tuple(ids.shape)}, several at each position",
-                "models that write in codebooks are not supported",
-            )
-        if batch == queries > 1 and self._anatomy.positions_first():
-            raise UnsupportedModel(
-                f"recording a forward of {type(module).__name__}",
-                f"an input of shape {tuple(given.shape)} to a module with nn.MultiheadAttention(batch_first=False)",
-                "as many sequences as positions cannot be told apart; give another number of sequences",
-            )
+        ids, batch, queries = read_input(self._anatomy, module, inputs)
         cache = inputs.get("past_key_values")
         linked = self._links.run_of(cache)
         if fed is None and self._anatomy.tells_length:
@@ -248,7 +231,7 @@ class Tracker(SteadyPath):
         run.stop = step.fed + step.queries
         if run.forwards == 1:
             run.prompt_stop = run.stop
-            self._check_layers(step)
+            refuse_unseen(self._anatomy, self._sites, self._settings.layers, step.seen)
             if step.dropout:
                 warnings.warn(
                     f"{type(self._anatomy.model).__name__} is in training mode and drops attention weights at random: "
@@ -263,7 +246,9 @@ class Tracker(SteadyPath):
             run.spill.after_forward(self._anatomy.model)
         # Not after a part of a prompt that is read in chunks.
         if generation is not None and (run.stop >= generation.columns or (step.queries == 1 and step.number)):
-            generation.lane = settle_into(step, generation, self._sites, self._settings)
+            generation.lane = lane = settle_into(step, generation, self._sites, self._settings)
+            if lane is not None and self.rests:
+                self.resting.rest([module for module in self._anatomy.models() if id(module) in lane.quiet])
         if self.watches:
             self._show(run, step.fed, None)
 
@@ -302,6 +287,7 @@ class Tracker(SteadyPath):
         thread = self._thread
         if generation.lane is not None:
             self._leave(generation.lane)
+        self.resting.wake()
         thread.generation, thread.step, thread.encoder_step, thread.stack, thread.aside = None, None, None, [], False
         run = generation.run
         if run is None:
@@ -382,24 +368,3 @@ class Tracker(SteadyPath):
             run.config = generation.config
         run.spill = Spill(folder, run, settings.top_k, self._tokenizer, goes_on=settings.goes_on)
         run.files = run.spill.files
-
-    def _check_layers(self, step: Step) -> None:
-        """Refuse to go on after the first forward when what was asked for did not show itself."""
-        wanted = self._settings.layers
-        model = self._anatomy.model
-        what = f"recording {type(model).__name__}"
-        if not step.seen:
-            raise AttentionUnavailable(
-                what,
-                f"no attention was seen in its first forward; modules that look like attention: "
-                f"{', '.join(self._anatomy.suspects()[:3]) or 'none'}",
-                "a kernel that calls neither transformers' registry nor torch's softmax cannot be seen; choose sdpa or "
-                "eager attention",
-            )
-        found = sorted(self._sites.numbers())
-        if wanted is not None and not wanted <= set(found):
-            raise AttentionUnavailable(
-                what,
-                f"layers {sorted(wanted - set(found))} were asked for, attention was seen in {found}",
-                "choose among those with layers=",
-            )

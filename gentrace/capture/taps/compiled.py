@@ -12,24 +12,20 @@ import inspect
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 from transformers.modeling_utils import AttentionInterface
 
 from gentrace.capture.taps.calls import Observer, VectorCall
+from gentrace.capture.taps.hooks import without_hooks
 from gentrace.capture.taps.interface import SEEN, Kernel, seen_by_graph, unwatched_look_up
 
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"
 """What modeling files call their registry."""
-
-
-HOOK = -1
-"""Number of our hooks; torch counts its own from 0."""
 
 
 class Follower(Observer, Protocol):
@@ -187,33 +183,6 @@ class CompiledWatch:
                 following.append((module, *seen))
             else:
                 self._follower.see_attention(VectorCall(module, *seen))
-
-
-@contextlib.contextmanager
-def without_hooks(module: nn.Module) -> Generator[None]:
-    """Take the recorder's hooks off a module whose whole call is watched: they would be compiled and guarded each."""
-    places: tuple[dict[int, Any], ...] = (
-        module._forward_pre_hooks,
-        module._forward_pre_hooks_with_kwargs,
-        module._forward_hooks,
-        module._forward_hooks_always_called,
-    )
-    taken: list[tuple[dict[int, Any], Any]] = [(hooks, hooks.pop(HOOK)) for hooks in places if HOOK in hooks]
-    try:
-        yield
-    finally:
-        for hooks, hook in taken:
-            hooks[HOOK] = hook
-
-
-def fix_number(handle: RemovableHandle) -> RemovableHandle:
-    """Give a hook the same number in every recording, since compiled code is guarded by the numbers of hooks."""
-    for reference in (handle.hooks_dict_ref, *handle.extra_dict_ref):
-        hooks = reference()
-        if hooks is not None and handle.id in hooks:
-            hooks[HOOK] = hooks.pop(handle.id)
-    handle.id = HOOK
-    return handle
 
 
 class _Traced(AttentionInterface):

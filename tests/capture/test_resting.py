@@ -1,0 +1,108 @@
+"""Hooks of the models inside rest while nothing depends on them; nobody may notice, in this thread or another."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList
+
+import gentrace
+from gentrace.capture.taps.hooks import HOOK
+from tests.capture.test_generation import check
+from tests.capture.test_left_alone import fingerprint
+from tests.models import prompt, tiny
+
+NEW = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+
+
+class At(LogitsProcessor):
+    """Does something when a text has reached a length; scores stay as they are."""
+
+    def __init__(self, length: int, act: Callable[[], object]) -> None:
+        self.length = length
+        self.act = act
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if input_ids.shape[1] == self.length:
+            self.act()
+        return scores
+
+
+def rests(module: nn.Module) -> bool:
+    return HOOK not in module._forward_hooks and HOOK not in module._forward_pre_hooks
+
+
+def generate(model: Any, ids: Tensor, *processors: At, **options: Any) -> Tensor:
+    return model.generate(ids, logits_processor=LogitsProcessorList(processors), **NEW | options)
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_they_rest_in_the_middle_alone(cache: str) -> None:
+    model: Any = tiny("llama")
+    before, seen = fingerprint(model)["hooks"], list[tuple[bool, bool]]()
+    options = {} if cache == "dynamic" else {"cache_implementation": "static", "disable_compile": True}
+    note = [At(length, lambda: seen.append((rests(model), rests(model.model)))) for length in (6, 7, 12)]
+    with gentrace.record(model) as recorder:
+        text = generate(model, prompt(6), *note, **options)
+        assert not rests(model)
+        assert not rests(model.model)
+        whole = model(prompt(5)).logits
+    assert seen == [(False, cache == "dynamic")] * 3
+    assert fingerprint(model)["hooks"] == before
+    check(recorder.traces[0], model, text[0])
+    # The prompt's hidden states are told by a hook that had been resting.
+    logprobs = recorder.traces[1].tokens.logprobs[1:]
+    expected = whole[0].log_softmax(-1)[:-1].gather(1, prompt(5)[0, 1:, None])[:, 0]
+    assert (logprobs - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_another_thread_gets_them_back(inside: bool) -> None:
+    """Between two steps of the first, and in the middle of one, whose model inside has begun without hooks."""
+    model: Any = tiny("llama")
+    other = list[Tensor]()
+
+    def work() -> None:
+        thread = threading.Thread(target=lambda: other.append(generate(model, prompt(9, seed=5))))
+        thread.start()
+        thread.join()
+        assert not rests(model.model)
+
+    class Once:
+        done = False
+
+        def __call__(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if rests(model.model) and not self.done:
+                self.done = True
+                work()
+
+    with gentrace.record(model) as recorder:
+        handle = model.model.layers[1].register_forward_pre_hook(Once()) if inside else None
+        first = generate(model, prompt(6), *([] if inside else [At(10, work)]))
+        if handle is not None:
+            handle.remove()
+    assert len(other) == 1
+    for trace, text in zip(recorder.traces, (first, other[0]), strict=True):
+        check(trace, model, text[0])
+        assert not trace.tokens.logprobs[1:].isnan().any()
+
+
+def test_a_block_that_is_left_meanwhile_leaves_no_hook() -> None:
+    model: Any = tiny("llama")
+    before = fingerprint(model)
+    reached, left = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        reached.set()
+        assert left.wait(60)
+
+    thread = threading.Thread(target=generate, args=(model, prompt(6), At(9, wait)))
+    with gentrace.record(model):
+        thread.start()
+        assert reached.wait(60)
+        assert rests(model.model)
+    left.set()
+    thread.join()
+    assert fingerprint(model) == before
