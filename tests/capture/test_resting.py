@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -58,11 +59,12 @@ def test_they_rest_in_the_middle_alone(cache: str) -> None:
     assert (logprobs - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("inside", [False, True])
-def test_another_thread_gets_them_back(inside: bool) -> None:
+@pytest.mark.parametrize("where", ["between steps", "in a step", "in a step that leaves the path"])
+def test_another_thread_gets_them_back(where: str) -> None:
     """Between two steps of the first, and in the middle of one, whose model inside has begun without hooks."""
     model: Any = tiny("llama")
-    other = list[Tensor]()
+    model.model.layers[1].inside = inside = tiny("gpt2")
+    other, met = list[Tensor](), list[bool]()
 
     def work() -> None:
         thread = threading.Thread(target=lambda: other.append(generate(model, prompt(9, seed=5))))
@@ -70,21 +72,52 @@ def test_another_thread_gets_them_back(inside: bool) -> None:
         thread.join()
         assert not rests(model.model)
 
-    class Once:
-        done = False
-
-        def __call__(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if rests(model.model) and not self.done:
-                self.done = True
-                work()
+    def interrupt(*_: object) -> None:
+        if where != "between steps" and rests(model.model) and not met:
+            met.append(True)
+            if where == "in a step that leaves the path":
+                inside(inputs_embeds=torch.zeros(1, 3, inside.config.n_embd))
+            work()
 
     with gentrace.record(model) as recorder:
-        handle = model.model.layers[1].register_forward_pre_hook(Once()) if inside else None
-        first = generate(model, prompt(6), *([] if inside else [At(10, work)]))
-        if handle is not None:
+        # With a hook of the user's own, ours is called at the end of a forward that has begun without it.
+        handles = [
+            model.model.register_forward_hook(lambda *_: None),
+            model.model.layers[1].register_forward_pre_hook(interrupt),
+        ]
+        first = generate(model, prompt(6), *([At(10, work)] if where == "between steps" else []))
+        for handle in handles:
             handle.remove()
     assert len(other) == 1
     for trace, text in zip(recorder.traces, (first, other[0]), strict=True):
+        check(trace, model, text[0])
+        assert not trace.tokens.logprobs[1:].isnan().any()
+
+
+def test_they_do_not_rest_while_another_thread_may_need_them() -> None:
+    """The other one is about to read its prompt when the first comes to its steady path."""
+    model: Any = tiny("llama")
+    other = list[Tensor]()
+    reached, goes_on = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: other.append(generate(model, prompt(9, seed=5))))
+
+    def wait(*_: object) -> None:
+        if threading.current_thread() is thread and not reached.is_set():
+            reached.set()
+            assert goes_on.wait(60)
+
+    def go_on() -> None:
+        goes_on.set()
+        thread.join()
+
+    with gentrace.record(model) as recorder:
+        handle = model.register_forward_pre_hook(wait)
+        thread.start()
+        assert reached.wait(60)
+        first = generate(model, prompt(6), At(9, go_on))
+        handle.remove()
+    traces = sorted(recorder.traces, key=lambda trace: trace.length)
+    for trace, text in zip(traces, (first, other[0]), strict=True):
         check(trace, model, text[0])
         assert not trace.tokens.logprobs[1:].isnan().any()
 
