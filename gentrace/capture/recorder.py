@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Collection
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
+from types import MethodType, TracebackType
 from typing import Any, Literal
 
 import torch
@@ -144,7 +144,7 @@ class Recorder:
         if "torch._dynamo" in sys.modules:
             # A compiled model must not trace into the tracker, whose state changes at every step.
             for name in ("forward_begins", "forward_ends", "see_attention"):
-                setattr(self._tracker, name, torch.compiler.disable(getattr(self._tracker, name)))
+                setattr(self._tracker, name, MethodType(_untraced(getattr(Tracker, name)), self._tracker))
         try:
             self._attach()
         except BaseException:
@@ -318,13 +318,23 @@ class Recorder:
         interface.unwatch(self._modules, self._tracker)
 
 
+@functools.cache
+def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, closed to compilers."""
+    return torch.compiler.disable(function)
+
+
 def warn_of_infidelity(run: Run) -> None:
     """Warn of layers whose checked rows differ from the kernel's by more than their dtype explains."""
     bad = []
     layers = list(run.layers.items()) + ([] if run.encoder is None else list(run.encoder.layers.items()))
+    layers = [(place, layer) for place, layer in layers if layer.checks]
+    found = [check.errors.flatten() for _, layer in layers for check in layer.checks]
+    strictest = min((TOLERANCE.get(layer.dtype, 1e-4) for _, layer in layers), default=0.0)
+    # Next to always all is well, and one look tells.
+    if len({errors.device for errors in found}) < 2 and (not found or bool((torch.cat(found) <= strictest).all())):
+        return
     for (kind, number), layer in layers:
-        if not layer.checks:
-            continue
         rows = [row for check in layer.checks for row in check.rows]
         errors = torch.cat([check.errors.amax(0) for check in layer.checks]).tolist()
         tolerance = TOLERANCE.get(layer.dtype, 1e-4)

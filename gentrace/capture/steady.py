@@ -48,8 +48,8 @@ class Entry:
     """Rows of queries to hold before they are copied."""
     overwritten: bool
     """Whether a compiled graph may write its next results over those of now."""
-    place: int = 0
-    """Its own among all layers' rows."""
+    scores: ScoreRule
+    """How its scores are made."""
 
 
 class Lane:
@@ -85,7 +85,6 @@ class Lane:
         self._settings = settings
         self._cache = step.cache
         self._shape = (step.batch, 1)
-        self._entries = entries
         self._wanted = [entry for entry in entries.values() if entry is not None]
         self._rules = list({id(entry.rule): entry.rule for entry in self._wanted}.values())
         self._first = self.fed
@@ -99,8 +98,16 @@ class Lane:
             step.run.pending = step.run.pending[0], step.run.pending[1].clone()
         self._checked: Entry | None = None
         self._staging = Staging([(entry.layer, entry.keeps) for entry in self._wanted])
-        for place, entry in enumerate(self._wanted):
-            entry.place = place
+        places = {id(entry): place for place, entry in enumerate(self._wanted)}
+        self._plan = {
+            module: None
+            if entry is None
+            else (places[id(entry)], None if entry.followed.slides else entry.followed.cache, entry.rule)
+            for module, entry in entries.items()
+        }
+        """Per attention module: its place among all layers' rows, the part of the cache whose keys it has to be given,
+        if they can be told apart, and the rule of its masks; None for one that is not wanted."""
+        for entry in self._wanted:
             entry.layer.flush(self._run.limit)
             entry.layer.followed = entry.followed
 
@@ -153,7 +160,7 @@ class Lane:
 
     def ignores(self, module: nn.Module) -> bool:
         """Whether nobody asked for this module's attention, at least not now."""
-        return self._aside > 0 or self._entries.get(id(module), self) is None
+        return self._aside > 0 or self._plan.get(id(module), self) is None
 
     def ends(self, output: Any) -> bool:
         """The forward ended with this output; says whether it went on as before. If not, nothing of it was recorded."""
@@ -180,25 +187,25 @@ class Lane:
 
     def _rows(self) -> list[Tensor] | None:
         """[layer] ``[batch, head, 1, dim]`` the rows of the forward that ended; None if it did not go on as before."""
-        entries, fed = self._entries, self.fed
+        plan, fed = self._plan, self.fed
         rows: list[Any] = [None] * len(self._wanted)
         taken = 0
         for module, _, query, key, _, mask, _, _ in self.attended:
-            entry = entries.get(id(module))
-            if entry is None:
-                if id(module) in entries:
+            expected = plan.get(id(module))
+            if expected is None:
+                if id(module) in plan:
                     continue
                 return None
-            rule, followed = entry.rule, entry.followed
+            place, cache, rule = expected
             # Keys that are not the cache's could not be read from it later.
-            if rows[entry.place] is not None or not (followed.slides or key is followed.cache.keys):
+            if rows[place] is not None or (cache is not None and key is not cache.keys):
                 return None
             if rule.at != fed:
                 if not rule.admit(mask, key.shape[2], fed):
                     return None
             elif mask is not rule.mask:
                 return None
-            rows[entry.place] = query
+            rows[place] = query
             taken += 1
         return rows if taken == len(rows) else None
 
@@ -212,7 +219,7 @@ class Lane:
         self._hand_over()
         for entry in self._wanted:
             entry.layer.followed = None
-        self._wanted, self._entries, self._staging = [], {}, Staging([])
+        self._wanted, self._plan, self._staging = [], {}, Staging([])
         self.seen = []
 
     def tell(self, layer: VectorLayer) -> None:
@@ -245,12 +252,11 @@ class Lane:
         _, _, query, key, value, _, _, output = next(seen for seen in self.attended if seen[0] is entry.module)
         landing = plan_landing(fed=self.fed, queries=1, keys=value.shape[2], known=self.fed)
         sight = entry.rule.sight(landing, query.device)
-        rule = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
         queries, keys = layer.recorded_queries((self.fed,)), layer.keys.between(landing.key_start, landing.key_stop)
         queries = query if queries is None else queries
         keys = key[:, :, : landing.keys] if keys is None else keys
         values, bias = value[:, :, : landing.keys], entry.rule.bias()
-        shown = Shown(queries, keys, values, output, sight, rule, (self.fed,), bias)
+        shown = Shown(queries, keys, values, output, sight, entry.scores, (self.fed,), bias)
         layer.checks.append(check_rows(shown))
 
 
@@ -297,4 +303,5 @@ def _entry(step: Step, shown: Followable, caches: Caches, rules: dict[int, MaskR
         rules[id(placed)] = MaskRule(placed, shown.kernel, shown.key.shape[2], masked=shown.masked)
     keeps = max(1, min(followed.holds_rows, HOLD_BYTES // shown.row_bytes))
     overwritten = followed.in_place and shown.key.device.type == "cuda"
-    return Entry(shown.module, layer, followed, rules[id(placed)], keeps, overwritten)
+    scores = ScoreRule(layer.info.scale, layer.info.softcap, layer.sinks)
+    return Entry(shown.module, layer, followed, rules[id(placed)], keeps, overwritten, scores)
