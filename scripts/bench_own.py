@@ -41,7 +41,7 @@ ENTRIES: dict[str, list[tuple[Any, str]]] = {
     ],
     "prompt": [(Tracker, name) for name in ("forward_begins", "see_attention", "forward_ends", "recover")],
     "steps": [
-        *((SteadyPath, name) for name in ("continues", "take", "continued")),
+        *((SteadyPath, name) for name in ("continues", "following", "continued")),
         *((Generation, name) for name in ("note_scores", "note_verdict")),
     ],
 }
