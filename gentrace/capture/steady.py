@@ -152,11 +152,11 @@ class Lane:
             self.seen = [] if self._aside else self.attended
 
     @property
-    def quiet(self) -> list[int]:
+    def quiet(self) -> frozenset[int]:
         """Ids of the models inside that need not tell of their forwards; none if the steps may be compiled."""
-        if any(entry.followed.in_place for entry in self._wanted):
-            return []
-        return [module for module, role in self.roles.items() if role == "inner" and module != id(self.module)]
+        if getattr(self._cache, "is_compileable", True):
+            return frozenset()
+        return frozenset(module for module, role in self.roles.items() if role == "inner" and module != id(self.module))
 
     def ignores(self, module: nn.Module) -> bool:
         """Whether nobody asked for this module's attention, at least not now."""

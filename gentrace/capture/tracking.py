@@ -248,7 +248,8 @@ class Tracker(SteadyPath):
         if generation is not None and (run.stop >= generation.columns or (step.queries == 1 and step.number)):
             generation.lane = lane = settle_into(step, generation, self._sites, self._settings)
             if lane is not None and self.rests:
-                self.resting.rest([module for module in self._anatomy.models() if id(module) in lane.quiet])
+                quiet = lane.quiet
+                self.resting.rest([module for module in self._anatomy.models() if id(module) in quiet])
         if self.watches:
             self._show(run, step.fed, None)
 
