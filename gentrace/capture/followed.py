@@ -56,13 +56,13 @@ class Followed:
     holds_rows: int
     """Rows that may wait before they are read, since it forgets them later than that."""
 
-    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """``[batch, kv_head, row, dim]`` keys and values of positions ``start … stop``."""
-        keys, values = self.cache.keys, self.cache.values
+    def rows(self, start: int, stop: int, *, values: bool) -> tuple[Tensor, Tensor | None]:
+        """``[batch, kv_head, row, dim]`` keys, and values if they are wanted, of positions ``start … stop``."""
+        keys = self.cache.keys
         # A step that was cut short may have left one row more than was recorded, so nothing is counted from the end.
         oldest = self.cache.cumulative_length - keys.shape[2] if self.slides else 0
         first, count = start - oldest, stop - start
-        return keys.narrow(2, first, count), values.narrow(2, first, count)
+        return keys.narrow(2, first, count), self.cache.values.narrow(2, first, count) if values else None
 
 
 class Caches:

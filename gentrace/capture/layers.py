@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gentrace.capture.fidelity import Check
 from gentrace.capture.followed import Followed
-from gentrace.capture.rows import Charge, Rows, copy_rows
+from gentrace.capture.rows import Charge, Rows, copy_rows, detached
 from gentrace.stitch.mask import FragmentMask, MaskReading, look_at_mask
 from gentrace.stitch.plan import Landing
 from gentrace.trace.info import LayerInfo
@@ -222,8 +222,7 @@ class VectorLayer(LayerRun):
         as references, and one copy in `HOLD` steps does. A cache that writes in place would change them meanwhile.
         """
         if grows and landing.queries == 1 and landing.query_start == self.known:
-            # Detaching is not free, and generation needs none.
-            self.held_queries.append(query.detach() if query.requires_grad else query)
+            self.held_queries.append(detached(query))
             self.held = key, value if self.values is not None else None, landing
             if len(self.held_queries) >= min(HOLD, landing.keys):
                 self.flush(limit)
@@ -271,8 +270,8 @@ class VectorLayer(LayerRun):
             queries = held[0] if len(held) == 1 else torch.cat(held, 2)
             if self.followed is not None:
                 start = self.known - queries.shape[2]
-                keys, values = self.followed.rows(start, self.known)
-                self._write(queries.detach(), keys.detach(), values.detach(), start, limit)
+                keys, values = self.followed.rows(start, self.known, values=self.values is not None)
+                self._write(queries, keys, values, start, limit)
             elif self.held is not None:
                 key, value, landing = self.held
                 self._copy(queries, key, value, landing.query_stop - queries.shape[2], landing, limit)

@@ -96,7 +96,7 @@ def _keys(layer: VectorLayer, slot: int, landing: Landing) -> Tensor:
     if layer.followed is not None:
         slides = layer.followed.slides
         first = written if slides else start
-        newest = layer.followed.rows(first, stop)[0][slot]
+        newest = layer.followed.rows(first, stop, values=False)[0][slot]
     else:
         assert layer.held is not None
         key, _, place = layer.held

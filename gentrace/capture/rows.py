@@ -30,6 +30,11 @@ def memory_like(like: Tensor, *shape: int) -> Tensor:
         return like.new_empty(shape)
 
 
+def detached(tensor: Tensor) -> Tensor:
+    """The tensor without its history; itself, where it has none, since detaching is not free."""
+    return tensor.detach() if tensor.requires_grad else tensor
+
+
 class Rows(Protocol):
     """``[batch, head, position, dim]`` rows that are written at their positions."""
 
@@ -93,7 +98,7 @@ class BufferRows:
             self._grow(start + count, limit)
         if self._lent is not None and start < self._lent.shape[2]:
             self._take_over()
-        self.data.narrow(2, start, count).copy_(fragment.detach())
+        self.data.narrow(2, start, count).copy_(detached(fragment))
 
     def lend(self, fragment: Tensor, limit: int) -> None:
         """Keep the rows where they are, if they are many and their memory holds nothing else."""

@@ -18,6 +18,8 @@ from gentrace.errors import CaptureError
 WAITING_BYTES = 2**18
 """What rows may keep alive that wait to be copied."""
 WAITING_STEPS = 32
+WORTH_WAITING = 8
+"""Steps below which nothing is gained by it: copying is most of the work then, and not the call that copies."""
 
 
 class Shelf:
@@ -157,8 +159,8 @@ class Staging:
         if any(row.device.type != "cpu" or row.is_inference() for row in rows):
             return
         if all(row.data_ptr() != old.data_ptr() for row, old in zip(rows, first, strict=True)):
-            kept = sum(row.untyped_storage().nbytes() for row in rows)
-            self._most = max(1, min(WAITING_STEPS, WAITING_BYTES // kept))
+            steps = min(WAITING_STEPS, WAITING_BYTES // sum(row.untyped_storage().nbytes() for row in rows))
+            self._most = steps if steps >= WORTH_WAITING else 1
 
     def _sort(self, rows: list[Tensor]) -> None:
         """Put layers together whose rows have one shape."""

@@ -14,6 +14,7 @@ from gentrace.capture.fidelity import Shown, Sight, check_rows, check_together, 
 from gentrace.capture.followed import Followable
 from gentrace.capture.kernels import begin_layer, place_with_mask
 from gentrace.capture.layers import Patches, Placed, ScoreLayer, VectorLayer, newest
+from gentrace.capture.rows import detached
 from gentrace.capture.run import Run
 from gentrace.capture.shapes import arrange_scores, separate_batch, visible_scores
 from gentrace.capture.sites import Settings, Site, Sites
@@ -224,21 +225,22 @@ class Step:
         # Rows that have left their device cannot be looked at; and after a beam search has shuffled its slots, recorded
         # keys lie in the slots in which they were computed, the kernel's in those of now.
         recorded = layer.keys.between(landing.key_start, landing.key_stop)
-        keys = call.key.detach()[:, :, : landing.keys] if recorded is None or self.shuffled else recorded
+        keys = detached(call.key)[:, :, : landing.keys] if recorded is None or self.shuffled else recorded
         if placed.reading is not None and (extra := placed.reading.added()) is not None:
             added = extra if added is None else added + extra
         what = id(placed), rows
         if what not in self._sights:
             self._sights[what] = placed, sight_of(landing, placed.mask, rows, keys.device)
         local = local_rows(landing, rows)
+        shown = slice(local.start + skipped, local.stop + skipped, local.step)
         queries = layer.recorded_queries(rows)
         if queries is None:
-            queries = call.query.detach()[:, :, skipped:][:, :, local]
+            queries = detached(call.query)[:, :, shown]
         return Shown(
             queries,
             keys,
-            call.value.detach()[:, :, : landing.keys],
-            call.output.detach()[:, skipped:][:, local],
+            detached(call.value)[:, :, : landing.keys],
+            detached(call.output)[:, shown],
             self._sights[what][1],
             rule,
             rows,

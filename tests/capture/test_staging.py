@@ -45,7 +45,7 @@ def record(model: Any, *, inference: bool = False) -> tuple[gentrace.Trace, Tens
     return recorder.trace, text[0]
 
 
-@pytest.mark.parametrize("most", [staging.WAITING_BYTES, 1500, 0])
+@pytest.mark.parametrize("most", [staging.WAITING_BYTES, 12_000, 0])
 @pytest.mark.parametrize("inference", [False, True])
 def test_any_number_of_steps_may_wait(most: int, inference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "WAITING_BYTES", most)
