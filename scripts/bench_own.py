@@ -7,7 +7,7 @@ called, and whatever recording does to the model's own speed; the clock itself a
 `scripts/bench_overhead.py` has no such gaps, but more noise. Prints Markdown.
 
     python scripts/bench_own.py [--model smollm2,story] [--settings 96+64,768+32,1500+32] [--batch 1,4]
-        [--kernels sdpa,eager] [--rounds 7]
+        [--kernels sdpa,eager] [--variants defaults,unverified,third,one,tokens] [--rounds 7]
 """
 
 import argparse
@@ -25,14 +25,14 @@ from typing import Any
 # In place of this folder, which holds a coverage.py that other packages would take for theirs.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import gentrace  # noqa: E402
 from gentrace.capture.continuing import SteadyPath  # noqa: E402
 from gentrace.capture.decoding.generation import Generation  # noqa: E402
 from gentrace.capture.recorder import Recorder  # noqa: E402
 from gentrace.capture.tracking import Tracker  # noqa: E402
 from scripts.bench_overhead import cases_of  # noqa: E402
 from scripts.bench_parts import machine, table_line  # noqa: E402
-from scripts.peers.case import Case  # noqa: E402
+from scripts.peers import recording  # noqa: E402
+from scripts.peers.case import Variant  # noqa: E402
 
 ENTRIES: dict[str, list[tuple[Any, str]]] = {
     "begin and end": [
@@ -46,7 +46,7 @@ ENTRIES: dict[str, list[tuple[Any, str]]] = {
     ],
 }
 """The functions through which the recorder is entered, by what they belong to."""
-HEAD = ("model", "kernel", "prompt + new", "batch", "own / rest", "lowest … highest", *ENTRIES, "whole, ms")
+HEAD = ("model", "kernel", "prompt + new", "batch", "what", "own / rest", "lowest … highest", *ENTRIES, "whole, ms")
 
 
 class Clocks:
@@ -104,15 +104,14 @@ class Share:
         return own / (self.whole - own)
 
 
-def measure(case: Case, rounds: int) -> list[Share]:
+def measure(variant: Variant, rounds: int) -> list[Share]:
     """Record a generation again and again, after two times that do not count."""
     shares: list[Share] = []
     for _ in range(rounds + 2):
         clocks = Clocks()
         with clocks.watching(ENTRIES):
             began = time.perf_counter()
-            with gentrace.record(case.model):
-                case.model.generate(case.ids, pad_token_id=0, **case.options)
+            variant.run()
             whole = time.perf_counter() - began
         shares.append(Share(whole, {part: clocks.seconds[part] for part in ENTRIES}))
     return shares[2:]
@@ -134,14 +133,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--settings", default="96+64,768+32,1500+32", help="prompt + new tokens")
     parser.add_argument("--batch", default="1,4")
     parser.add_argument("--kernels", default="sdpa,eager", help="of sdpa, eager")
+    parser.add_argument("--variants", default="defaults", help=f"of {','.join(recording.NAMES)}")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args(arguments)
+    variants = options.variants.split(",")
+    if unknown := {*variants} - {*recording.NAMES}:
+        parser.error(f"no variants: {', '.join(sorted(unknown))}")
     print(
         f"# What share is the recorder's own\n\n{machine('cpu')}; {options.rounds} rounds; own time in milliseconds\n"
     )
     print(f"{table_line(HEAD)}\n{table_line('---' for _ in HEAD)}", flush=True)
     for name, case in cases_of(options):
-        print(table_line([*name, *cells_of(measure(case, options.rounds))]), flush=True)
+        for variant in recording.variants(case, variants):
+            print(table_line([*name, variant.name, *cells_of(measure(variant, options.rounds))]), flush=True)
 
 
 if __name__ == "__main__":

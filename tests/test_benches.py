@@ -115,9 +115,13 @@ def test_own_time_is_counted_once_and_belongs_to_the_outermost(monkeypatch: pyte
 
 
 def test_the_shares_of_a_generation_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    bench_own.main(["--model", "story", "--settings", f"{PROMPT}+{NEW},600+4", "--batch", "1", "--rounds", "2"])
+    options = ["--model", "story", "--settings", f"{PROMPT}+{NEW},600+4", "--batch", "1", "--rounds", "2"]
+    bench_own.main([*options, "--variants", "defaults,tokens"])
     rows = table(capsys.readouterr().out)
-    assert [row["kernel"] for row in rows] == ["sdpa", "eager"]
+    ways = ["gentrace", "gentrace, layers=()"]
+    assert [(row["kernel"], row["what"]) for row in rows] == [(k, way) for k in ("sdpa", "eager") for way in ways]
+    with pytest.raises(SystemExit):
+        bench_own.main([*options, "--variants", "defalts"])
     for row in rows:
         own = sum(float(row[part]) for part in bench_own.ENTRIES)
         whole = float(row["whole, ms"])
