@@ -36,6 +36,8 @@ class Thread(threading.local):
         """The steady path, in the middle of a forward that takes it."""
         self.seen: list[Seen] | None = None
         """What its attentions leave there; None off the path."""
+        self.missed = False
+        """Whether it is in a forward whose beginning nobody was told of, since hooks were resting."""
         self.newest: Run | None = None
         """The run of the newest forward, for models whose caches do not tell."""
 

@@ -68,6 +68,7 @@ class Tracker(SteadyPath):
         thread = self._thread
         if not thread.stack:
             self.resting.wake()
+            thread.missed = False
         role = self._role(module, inputs)
         if not thread.stack:
             thread.given = inputs
@@ -128,6 +129,16 @@ class Tracker(SteadyPath):
         if step is None:
             if torch._C._current_graph_task_id() != -1 or thread.stack:
                 # Gradient checkpointing computes a layer again while it goes backward.
+                return
+            if self.resting.wake():
+                thread.missed = True
+                warnings.warn(
+                    f"a forward of a part of {type(self._anatomy.model).__name__} is not recorded, since it began in "
+                    "the middle of a generation: call the model that was given to gentrace.record",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            if thread.missed:
                 return
             raise CaptureError(
                 f"recording attention of {self._sites.name(call.module)}",

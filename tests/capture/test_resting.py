@@ -122,6 +122,26 @@ def test_they_do_not_rest_while_another_thread_may_need_them() -> None:
         assert not trace.tokens.logprobs[1:].isnan().any()
 
 
+def test_a_part_that_another_thread_calls_meanwhile_runs_unrecorded() -> None:
+    """Once, and with a warning; from then on its forwards are seen again."""
+    model: Any = tiny("llama")
+    states = list[Tensor]()
+
+    def work() -> None:
+        for _ in range(2):
+            thread = threading.Thread(target=lambda: states.append(model.model(prompt(5)).last_hidden_state))
+            thread.start()
+            thread.join()
+
+    with gentrace.record(model) as recorder, pytest.warns(RuntimeWarning, match="is not recorded") as warned:
+        text = generate(model, prompt(6), At(9, work))
+    assert len(warned) == 1
+    assert torch.equal(*states)
+    whole, part = recorder.traces
+    assert part.length == 5
+    check(whole, model, text[0])
+
+
 def test_a_block_that_is_left_meanwhile_leaves_no_hook() -> None:
     model: Any = tiny("llama")
     before = fingerprint(model)

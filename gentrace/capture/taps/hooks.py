@@ -49,11 +49,13 @@ class Resting:
         self._taken: Taken = []
         self._ended = False
 
-    def wake(self) -> None:
-        """Put all hooks back, since this thread is about to need them."""
+    def wake(self) -> bool:
+        """Put all hooks back, since this thread is about to need them; says whether any had been off."""
         with self._lock:
             self._threads.add(threading.get_ident())
-            self._put_back()
+            taken, self._taken = self._taken, []
+            _put_back(taken)
+            return bool(taken)
 
     def rest(self, modules: list[nn.Module]) -> None:
         """Take the hooks off these modules, if this thread alone uses the model."""
@@ -65,10 +67,6 @@ class Resting:
         """Let no hook rest, or come back, any more."""
         with self._lock:
             self._ended, self._taken = True, []
-
-    def _put_back(self) -> None:
-        taken, self._taken = self._taken, []
-        _put_back(taken)
 
 
 def _take_off(module: nn.Module) -> Taken:
