@@ -119,17 +119,16 @@ class SteadyPath:
 
     def _take_over(self, lane: Lane) -> None:
         """Let the forward that is going on take the full path, beginning with what was seen of it already."""
-        inner, inputs = list(lane.inner), lane.inputs
         self._leave(lane)
         thread = self._thread
-        thread.given, thread.stack, thread.aside = dict(inputs), [(lane.module, "step")], False
+        thread.given, thread.stack, thread.aside = dict(lane.inputs), [(lane.module, "step")], False
         self._begin_step(lane.module, thread.given, lane.fed)
         if thread.step is not None:
             thread.step.roles.update(lane.roles)
         for seen in lane.attended:
             self.see_attention(VectorCall(*seen))
-        thread.stack += inner
-        thread.aside = any(role == "aside" for _, role in inner)
+        thread.stack += lane.inner
+        thread.aside = any(role == "aside" for _, role in lane.inner)
 
     def _leave(self, lane: Lane) -> None:
         thread = self._thread

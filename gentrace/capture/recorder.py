@@ -237,7 +237,9 @@ class Recorder:
     def _attach(self) -> None:
         watched = CompiledWatch(self._given, self._modules, self._anatomy.models(), self._tracker, self._tap.paused)
         self._compiled = watched
-        self._tracker.rests = not watched.active
+        if watched.active:
+            # Compiled code is guarded by the hooks that were there when it was traced.
+            self._tracker.resting.end()
         # The models inside are hooked too: a decoder's hidden states are needed, and a user may call it directly.
         for module in self._anatomy.models():
             names = parameters_of(module)
@@ -331,7 +333,7 @@ def warn_of_infidelity(run: Run) -> None:
     layers = [(place, layer) for place, layer in layers if layer.checks]
     found = [check.errors.flatten() for _, layer in layers for check in layer.checks]
     strictest = min((TOLERANCE.get(layer.dtype, 1e-4) for _, layer in layers), default=0.0)
-    # Next to always all is well, and one look tells.
+    # One look is enough where all is well.
     if len({errors.device for errors in found}) < 2 and (not found or bool((torch.cat(found) <= strictest).all())):
         return
     for (kind, number), layer in layers:

@@ -21,13 +21,22 @@ BLOCK = 4096
 Charge = Callable[[int], None]
 
 
-def memory_like(like: Tensor, *shape: int) -> Tensor:
-    """Memory of this shape with the data type and device of ``like``, to be written to in any mode."""
+def memory_like(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Memory of this shape on the device of ``like``, and with its data type if none is given; for use in any mode."""
     if not torch.is_inference_mode_enabled():
-        return like.new_empty(shape)
+        return like.new_empty(shape, dtype=dtype)
     # A buffer made in inference mode could not be written to outside of it.
     with torch.inference_mode(False):
-        return like.new_empty(shape)
+        return like.new_empty(shape, dtype=dtype)
+
+
+def may_wait(newer: Tensor, older: Tensor) -> bool:
+    """Whether what a model makes anew at each step can be looked at some steps later, judged by two in a row.
+
+    Not on an accelerator, nor where the model uses the same memory again. Whoever waits has to compare versions, which
+    tensors of inference mode have not.
+    """
+    return newer.device.type == "cpu" and not newer.is_inference() and newer.data_ptr() != older.data_ptr()
 
 
 def detached(tensor: Tensor) -> Tensor:

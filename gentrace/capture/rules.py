@@ -15,6 +15,7 @@ from torch import Tensor
 from gentrace.capture.fidelity import ALL, Sight, sight_of
 from gentrace.capture.kernels import place_with_mask
 from gentrace.capture.layers import Placed
+from gentrace.capture.rows import may_wait
 from gentrace.errors import CaptureError
 from gentrace.stitch.mask import FragmentMask
 from gentrace.stitch.plan import Landing, plan_landing
@@ -100,13 +101,11 @@ class MaskRule:
 
     def _learn(self, mask: Tensor) -> None:
         """Find out whether masks are written over, from one that was just looked at and the one before."""
-        if mask.device.type != "cpu" or mask.is_inference():
-            return
         if self._looked is not None:
             before, version = self._looked
-            self._waits = before._version == version and mask.data_ptr() != before.data_ptr()
+            self._waits = may_wait(mask, before) and before._version == version
             self._waiting_most = max(1, WAITING_BYTES // mask.nbytes)
-        self._looked = mask, mask._version
+        self._looked = mask, -1 if mask.is_inference() else mask._version
 
     def _settle(self) -> None:
         """Look at the masks that wait, one after the other.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gentrace.capture.decoding.probabilities import OutputHead, Readout, split
 from gentrace.capture.layers import LayerRun
-from gentrace.capture.rows import ROOM_TO_GROW, BufferRows, Courier, FileRows, Rows, StagedRows
+from gentrace.capture.rows import ROOM_TO_GROW, BufferRows, Courier, FileRows, Rows, StagedRows, memory_like
 from gentrace.errors import CaptureBudgetError
 from gentrace.trace.growing import GrowingFile
 from gentrace.trace.info import Kind
@@ -142,9 +142,7 @@ class Run:
         """float32 ``[3, rows, vocab]`` to reduce rows of logits like these in; the same memory each time."""
         width = logits.shape[-1]
         if self.scratch is None or self.scratch.shape[2] != width or self.scratch.shape[1] < rows:
-            # A buffer made in inference mode could not be written to outside of it.
-            with torch.inference_mode(False):
-                self.scratch = torch.empty(3, rows, width, device=logits.device)
+            self.scratch = memory_like(logits, 3, rows, width, dtype=torch.float32)
         return self.scratch[:, :rows]
 
     def reserve(self, like: Tensor, start: int, name: str | None) -> Rows:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from gentrace.capture.layers import VectorLayer
-from gentrace.capture.rows import memory_like
+from gentrace.capture.rows import may_wait, memory_like
 from gentrace.errors import CaptureError
 
 WAITING_BYTES = 2**18
 """What rows may keep alive that wait to be copied."""
 WAITING_STEPS = 32
 WORTH_WAITING = 8
-"""Steps below which nothing is gained by it: copying is most of the work then, and not the call that copies."""
+"""Rows are copied at every step where fewer steps than this could wait."""
 
 
 class Shelf:
@@ -155,10 +155,7 @@ class Staging:
         if first is None:
             return
         self._learns, self._first = False, None
-        # Rows of inference mode have no version that would tell.
-        if any(row.device.type != "cpu" or row.is_inference() for row in rows):
-            return
-        if all(row.data_ptr() != old.data_ptr() for row, old in zip(rows, first, strict=True)):
+        if all(map(may_wait, rows, first)):
             steps = min(WAITING_STEPS, WAITING_BYTES // sum(row.untyped_storage().nbytes() for row in rows))
             self._most = steps if steps >= WORTH_WAITING else 1
 

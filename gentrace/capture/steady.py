@@ -2,11 +2,11 @@
 
 A step that decodes one token shows nothing new but a row of queries in every layer; its key lies in the cache that the
 model itself keeps. So in the middle of such a step each layer leaves references and nothing else. When the step ends,
-all layers are looked at in one loop, since what has not run for a while runs slowly at first; rows, masks and
-probabilities are taken down many steps at a time. A step that does not go on as before is handed to the full path,
-which reads everything anew.
+all layers are looked at in one loop; rows, masks and probabilities are taken down many steps at a time. A step that
+does not go on as before is handed to the full path, which reads everything anew.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,11 +98,9 @@ class Lane:
             step.run.pending = step.run.pending[0], step.run.pending[1].clone()
         self._checked: Entry | None = None
         self._staging = Staging([(entry.layer, entry.keeps) for entry in self._wanted])
-        places = {id(entry): place for place, entry in enumerate(self._wanted)}
+        place = itertools.count()
         self._plan = {
-            module: None
-            if entry is None
-            else (places[id(entry)], None if entry.followed.slides else entry.followed.cache, entry.rule)
+            module: entry and (next(place), None if entry.followed.slides else entry.followed.cache, entry.rule)
             for module, entry in entries.items()
         }
         """Per attention module: its place among all layers' rows, the part of the cache whose keys it has to be given,
@@ -220,7 +218,6 @@ class Lane:
         for entry in self._wanted:
             entry.layer.followed = None
         self._wanted, self._plan, self._staging = [], {}, Staging([])
-        self.seen = []
 
     def tell(self, layer: VectorLayer) -> None:
         """Let a layer know of all its rows of steps that ended."""

@@ -232,15 +232,15 @@ class Step:
         if what not in self._sights:
             self._sights[what] = placed, sight_of(landing, placed.mask, rows, keys.device)
         local = local_rows(landing, rows)
-        shown = slice(local.start + skipped, local.stop + skipped, local.step)
+        given = slice(local.start + skipped, local.stop + skipped, local.step)
         queries = layer.recorded_queries(rows)
         if queries is None:
-            queries = detached(call.query)[:, :, shown]
+            queries = detached(call.query)[:, :, given]
         return Shown(
             queries,
             keys,
             detached(call.value)[:, :, : landing.keys],
-            detached(call.output)[:, shown],
+            detached(call.output)[:, given],
             self._sights[what][1],
             rule,
             rows,

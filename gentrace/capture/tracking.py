@@ -48,8 +48,6 @@ class Tracker(SteadyPath):
         """
         super().__init__()
         self.runs: list[Run] = []
-        self.rests = True
-        """Whether hooks may rest: not where compiled code is guarded by them."""
         self.functional: list[nn.Module] = []
         """Modules in which the functional tap saw attention."""
         self._anatomy = anatomy
@@ -258,7 +256,7 @@ class Tracker(SteadyPath):
         # Not after a part of a prompt that is read in chunks.
         if generation is not None and (run.stop >= generation.columns or (step.queries == 1 and step.number)):
             generation.lane = lane = settle_into(step, generation, self._sites, self._settings)
-            if lane is not None and self.rests:
+            if lane is not None:
                 quiet = lane.quiet
                 self.resting.rest([module for module in self._anatomy.models() if id(module) in quiet])
         if self.watches:

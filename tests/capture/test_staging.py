@@ -45,13 +45,28 @@ def record(model: Any, *, inference: bool = False) -> tuple[gentrace.Trace, Tens
     return recorder.trace, text[0]
 
 
-@pytest.mark.parametrize("most", [staging.WAITING_BYTES, 12_000, 0])
+@pytest.mark.parametrize(
+    ("most", "steps"), [(staging.WAITING_BYTES, [1, 1, 31, 6]), (12_000, [1, 1, 20, 11, 6]), (0, [1] * (NEW - 1))]
+)
 @pytest.mark.parametrize("inference", [False, True])
-def test_any_number_of_steps_may_wait(most: int, inference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_steps_may_wait(
+    most: int, steps: list[int], inference: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[int] = []
+    take = staging.Shelf.take
+
+    def counted(self: staging.Shelf, rows: list[list[Tensor]], limit: int) -> None:
+        copied.append(len(rows))
+        take(self, rows, limit)
+
     monkeypatch.setattr(staging, "WAITING_BYTES", most)
+    monkeypatch.setattr(staging.Shelf, "take", counted)
     model = tiny("llama")
     trace, text = record(model, inference=inference)
     check(trace, model, text.clone())
+    # The first two tell whether others may wait. The 33rd is checked, so it is copied, and all before it. Of three
+    # layers with four heads of 12 float32 numbers, 20 steps fit into 12,000 bytes.
+    assert copied == ([1] * (NEW - 1) if inference else steps)
 
 
 def test_queries_that_are_written_over_at_every_step(change: Any) -> None:

@@ -37,9 +37,8 @@ def without_hooks(module: nn.Module) -> Generator[None]:
 class Resting:
     """Hooks that are off their modules for a while.
 
-    On a steady path, hooks of the models inside have nothing to tell, and calling them costs a small model more than
-    all that is recorded there. But hooks are the module's and not a thread's, so they rest only while one thread alone
-    uses the model, and are back before another one gets to them.
+    On a steady path, hooks of the models inside have nothing to tell. But hooks are the module's and not a thread's, so
+    they rest only while one thread alone uses the model, and are back before another one gets to them.
     """
 
     def __init__(self) -> None:
@@ -64,7 +63,7 @@ class Resting:
                 self._taken = [one for module in modules for one in _take_off(module)]
 
     def end(self) -> None:
-        """Let no hook rest, or come back, any more."""
+        """Let no hook rest from now on; those that are off stay off."""
         with self._lock:
             self._ended, self._taken = True, []
 
