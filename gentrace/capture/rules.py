@@ -121,9 +121,10 @@ class MaskRule:
                     "the model has written over it",
                     "exclude the layer with layers=",
                 )
-        if len(waiting) > 1 and self._hide_nothing([mask for mask, _, _, _ in waiting]):
+        masks = [mask for mask, _, _, _ in waiting]
+        if len(waiting) > 1 and (self._hide_nothing(masks) or self._go_on(masks, waiting[0][3])):
             self._odd = None
-            self._key_starts += [max(0, fed + 1 - keys) for _, _, keys, fed in waiting]
+            self._key_starts += [0 if self._padded else max(0, fed + 1 - keys) for _, _, keys, fed in waiting]
             return
         for mask, _, keys, fed in waiting:
             self._look_at(mask, keys, fed)
@@ -192,27 +193,36 @@ class MaskRule:
         together = masks[0] if len(masks) == 1 else torch.cat(masks, -1)
         return bool(together.all()) if together.dtype == torch.bool else not bool(together.any())
 
+    def _go_on(self, masks: list[Tensor], first: int) -> bool:
+        """Whether masks of rows in turn, from ``first`` on, are as expected of keys that are padded."""
+        if not self._padded or len({(mask.shape, mask.dtype) for mask in masks}) > 1:
+            return False
+        together = torch.cat(masks, 2)
+        rows = range(first, first + len(masks))
+        return _equal(self._make_expected(together.shape[-1], together.dtype, rows, 0), together)
+
     def _is_expected(self, mask: Tensor, fed: int, key_start: int) -> bool:
         if self._hide_nothing([mask]):
             return True
         width, made_for = mask.shape[-1], (min(key_start, self._latest_start), mask.dtype)
         expected = self._expected
         if expected is None or made_for != self._made_for or width > expected.shape[-1] or fed < self._visible_stop:
-            expected = self._expected = self._make_expected(width + COLUMNS_AHEAD, mask.dtype, fed, key_start)
+            rows = range(fed, fed + 1)
+            expected = self._expected = self._make_expected(width + COLUMNS_AHEAD, mask.dtype, rows, key_start)
             self._made_for, self._visible_stop = made_for, fed + 1
         elif self._padded:
             expected[..., self._visible_stop : fed + 1] = mask.dtype == torch.bool
             self._visible_stop = fed + 1
-        return torch.equal(expected[..., :width], mask)
+        return _equal(expected[..., :width], mask)
 
-    def _make_expected(self, width: int, dtype: torch.dtype, fed: int, key_start: int) -> Tensor:
-        """``[batch or 1, 1, 1, width]`` the mask of the row at ``fed``."""
+    def _make_expected(self, width: int, dtype: torch.dtype, rows: range, key_start: int) -> Tensor:
+        """``[batch or 1, 1, row, width]`` the mask of these rows."""
         # A mask made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
             column = torch.arange(width)
             visible = (column >= self._first - key_start)[:, None, None]
             if self._padded:
-                visible &= column <= fed
+                visible = visible & (column <= torch.arange(rows.start, rows.stop)[:, None])
             if dtype == torch.bool:
                 return visible
             return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
@@ -229,6 +239,13 @@ class MaskRule:
             start = torch.maximum(self._first, newest[None])
             self.pieces.append(Placed(landing, FragmentMask(start, last[None], None, None)))
         self._from, self._key_starts = first + max(count, 0), self._key_starts[max(count, 0) :]
+
+
+def _equal(expected: Tensor, mask: Tensor) -> bool:
+    """Whether a mask is the expected one, which may be the same for all sequences and is for all heads."""
+    if expected.shape[0] not in (1, mask.shape[0]):
+        return False
+    return torch.equal(expected.expand_as(mask), mask)
 
 
 def _cut(placed: Placed, stop: int) -> Placed:

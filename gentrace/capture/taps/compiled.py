@@ -6,7 +6,6 @@ into outputs of the graph), and around the compiled call the lists are emptied i
 compiler trace anew for the first recording; the graphs of before are used again afterwards.
 """
 
-import contextlib
 import functools
 import inspect
 import sys
@@ -21,7 +20,7 @@ from torch import nn
 from transformers.modeling_utils import AttentionInterface
 
 from gentrace.capture.taps.calls import Observer, VectorCall
-from gentrace.capture.taps.hooks import without_hooks
+from gentrace.capture.taps.hooks import put_back, take_off
 from gentrace.capture.taps.interface import SEEN, Kernel, seen_by_graph, unwatched_look_up
 
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"
@@ -145,31 +144,47 @@ class CompiledWatch:
         inside = list(module.modules())
         seeing: list[nn.Module] = []
         whole = id(module) in self._followed
+        follower = self._follower
 
         @functools.wraps(call)
         def observed(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():
                 return call(*args, **kwargs)
-            follower = self._follower
             steady = whole and follower.continues(module, args, kwargs)
             if whole and not steady:
                 follower.forward_begins(module, dict(zip(names, args, strict=False)) | kwargs)
             output = None
+            hooks = take_off(module) if whole else []
             try:
-                with self._pause(), without_hooks(module) if whole else contextlib.nullcontext():
+                with self._pause():
                     output = call(*args, **kwargs)
-                    # Which modules see something does not change once a graph has run; there may be hundreds of others.
-                    seeing[:] = [inner for inner in seeing or inside if inner.__dict__.get(SEEN)] or inside
+                if not seeing or (whole and not steady):
+                    # Which modules see something hardly changes once a graph has run; there may be hundreds of others.
+                    seeing[:] = [inner for inner in inside if inner.__dict__.get(SEEN)]
+                if steady:
+                    self._leave_together(seeing)
+                else:
                     for inner in seeing:
                         self._hand_over(inner)
                 return output
             finally:
-                for inner in seeing or inside:
-                    inner.__dict__.get(SEEN, []).clear()
+                put_back(hooks)
+                if output is None or not steady:
+                    for inner in inside if output is None else seeing:
+                        inner.__dict__.get(SEEN, []).clear()
                 if whole and not follower.continued(module, output):
                     follower.forward_ends(module, output)
 
         return observed
+
+    def _leave_together(self, modules: list[nn.Module]) -> None:
+        """Leave what these modules saw on the steady path, where models inside tell nothing new."""
+        following = self._follower.following()
+        for module in modules:
+            seen = module.__dict__[SEEN]
+            if following is not None:
+                following += [(module, *one) for one in seen if len(one) > 1]
+            seen.clear()
 
     def _hand_over(self, module: nn.Module) -> None:
         for seen in module.__dict__.get(SEEN, ()):

@@ -8,7 +8,7 @@ are recorded; otherwise what softmax is given: the finished scores, with every s
 
 import threading
 from collections.abc import Container, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from gentrace.capture.taps.parts import Parts, Unreadable
 from gentrace.capture.taps.products import Mixture
 from gentrace.capture.taps.reading import Reading, Shared, mixture_parts, understand
 from gentrace.errors import UnsupportedModel
+
+_NOT_WATCHED = nullcontext()
 
 
 class Attended:
@@ -105,13 +107,13 @@ class FunctionalTap:
             mode.__exit__(None, None, None)
             mode.close()
 
-    @contextmanager
-    def paused(self) -> Generator[None]:
-        """Inside, this thread is not watched: a compiler would trace the watching into its graph."""
+    def paused(self) -> AbstractContextManager[None]:
+        """A context inside which this thread is not watched: a compiler would trace the watching into its graph."""
         mode = self._thread.mode
-        if mode is None:
-            yield
-            return
+        return _NOT_WATCHED if mode is None else self._paused(mode)
+
+    @contextmanager
+    def _paused(self, mode: Following[Any]) -> Generator[None]:
         mode.__exit__(None, None, None)
         try:
             yield

@@ -1,8 +1,6 @@
 """The recorder's hooks on modules: how they are told from others, taken off and put back."""
 
-import contextlib
 import threading
-from collections.abc import Generator
 from typing import Any
 
 from torch import nn
@@ -24,16 +22,6 @@ def fix_number(handle: RemovableHandle) -> RemovableHandle:
     return handle
 
 
-@contextlib.contextmanager
-def without_hooks(module: nn.Module) -> Generator[None]:
-    """Take the recorder's hooks off a module whose whole call is watched: they would be compiled and guarded each."""
-    taken = _take_off(module)
-    try:
-        yield
-    finally:
-        _put_back(taken)
-
-
 class Resting:
     """Hooks that are off their modules for a while.
 
@@ -53,14 +41,14 @@ class Resting:
         with self._lock:
             self._threads.add(threading.get_ident())
             taken, self._taken = self._taken, []
-            _put_back(taken)
+            put_back(taken)
             return bool(taken)
 
     def rest(self, modules: list[nn.Module]) -> None:
         """Take the hooks off these modules, if this thread alone uses the model."""
         with self._lock:
             if len(self._threads) == 1 and not self._taken and not self._ended:
-                self._taken = [one for module in modules for one in _take_off(module)]
+                self._taken = [one for module in modules for one in take_off(module)]
 
     def end(self) -> None:
         """Let no hook rest from now on; those that are off stay off."""
@@ -68,7 +56,8 @@ class Resting:
             self._ended, self._taken = True, []
 
 
-def _take_off(module: nn.Module) -> Taken:
+def take_off(module: nn.Module) -> Taken:
+    """Take the recorder's hooks off a module; returns what puts them back."""
     places: tuple[dict[int, Any], ...] = (
         module._forward_pre_hooks,
         module._forward_pre_hooks_with_kwargs,
@@ -78,6 +67,7 @@ def _take_off(module: nn.Module) -> Taken:
     return [(hooks, hooks.pop(HOOK)) for hooks in places if HOOK in hooks]
 
 
-def _put_back(taken: Taken) -> None:
+def put_back(taken: Taken) -> None:
+    """Put hooks back where they were."""
     for hooks, hook in taken:
         hooks[HOOK] = hook
