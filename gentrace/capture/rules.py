@@ -121,17 +121,17 @@ class MaskRule:
                     "the model has written over it",
                     "exclude the layer with layers=",
                 )
-        masks = [mask for mask, _, _, _ in waiting]
-        if len(waiting) > 1 and (self._hide_nothing(masks) or self._go_on(masks, waiting[0][3])):
+        starts = [self._key_start(keys, fed) for _, _, keys, fed in waiting]
+        if len(waiting) > 1 and self._go_on([mask for mask, _, _, _ in waiting], waiting[0][3], starts):
             self._odd = None
-            self._key_starts += [0 if self._padded else max(0, fed + 1 - keys) for _, _, keys, fed in waiting]
+            self._key_starts += starts
             return
         for mask, _, keys, fed in waiting:
             self._look_at(mask, keys, fed)
 
     def _look_at(self, mask: Tensor, keys: int, fed: int) -> None:
         """Take down one row's mask ``[batch or 1, head or 1, 1, key]``."""
-        key_start = 0 if self._padded else max(0, fed + 1 - keys)
+        key_start = self._key_start(keys, fed)
         if mask.device.type == "cpu" and self._is_expected(mask, fed, key_start):
             self._odd = None
             self._key_starts.append(key_start)
@@ -186,23 +186,31 @@ class MaskRule:
         """Forget the rows that were handed out."""
         self.pieces, self._made = [], {}
 
-    def _hide_nothing(self, masks: list[Tensor]) -> bool:
-        """Whether rows are expected to see all columns, and these masks of a few of them in turn let them."""
-        if self._latest_start or self._padded or len({(mask.shape[:-1], mask.dtype) for mask in masks}) > 1:
-            return False
-        together = masks[0] if len(masks) == 1 else torch.cat(masks, -1)
-        return bool(together.all()) if together.dtype == torch.bool else not bool(together.any())
+    def _key_start(self, keys: int, fed: int) -> int:
+        """Position of the first key that a row is shown."""
+        return 0 if self._padded else max(0, fed + 1 - keys)
 
-    def _go_on(self, masks: list[Tensor], first: int) -> bool:
-        """Whether masks of rows in turn, from ``first`` on, are as expected of keys that are padded."""
-        if not self._padded or len({(mask.shape, mask.dtype) for mask in masks}) > 1:
+    def _see_all(self, key_start: int) -> bool:
+        """Whether rows are expected to see every key that they are shown, which begin here."""
+        return self._latest_start <= key_start and not self._padded
+
+    def _go_on(self, masks: list[Tensor], first: int, starts: list[int]) -> bool:
+        """Whether masks of rows in turn, from ``first`` on, whose keys begin at ``starts``, are as expected."""
+        if len({(mask.shape[:-1], mask.dtype) for mask in masks}) > 1:
             return False
-        together = torch.cat(masks, 2)
-        rows = range(first, first + len(masks))
-        return _equal(self._make_expected(together.shape[-1], together.dtype, rows, 0), together)
+        if self._see_all(starts[0]):
+            return _hide_nothing(torch.cat(masks, -1))
+        widths = [mask.shape[-1] for mask in masks]
+        if starts[0] != starts[-1] or (self._padded and widths[0] != widths[-1]):
+            return False
+        rows = range(first, first + len(masks)) if self._padded else range(first, first + 1)
+        expected = self._make_expected(widths[-1], masks[0].dtype, rows, starts[0])
+        if self._padded:
+            return _equal(expected, torch.cat(masks, 2))
+        return _equal(torch.cat([expected[..., :width] for width in widths], -1), torch.cat(masks, -1))
 
     def _is_expected(self, mask: Tensor, fed: int, key_start: int) -> bool:
-        if self._hide_nothing([mask]):
+        if self._see_all(key_start) and _hide_nothing(mask):
             return True
         width, made_for = mask.shape[-1], (min(key_start, self._latest_start), mask.dtype)
         expected = self._expected
@@ -241,9 +249,14 @@ class MaskRule:
         self._from, self._key_starts = first + max(count, 0), self._key_starts[max(count, 0) :]
 
 
+def _hide_nothing(masks: Tensor) -> bool:
+    """Whether masks let every row see every key."""
+    return bool(masks.all()) if masks.dtype == torch.bool else not bool(masks.any())
+
+
 def _equal(expected: Tensor, mask: Tensor) -> bool:
     """Whether a mask is the expected one, which may be the same for all sequences and is for all heads."""
-    if expected.shape[0] not in (1, mask.shape[0]):
+    if expected.shape[0] not in (1, mask.shape[0]) or expected.shape[2:] != mask.shape[2:]:
         return False
     return torch.equal(expected.expand_as(mask), mask)
 

@@ -2,15 +2,20 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers.models.llama import modeling_llama
 
 import gentrace
 from gentrace.capture import rules
+from gentrace.capture.kernels import place_with_mask
 from gentrace.errors import CaptureError
+from gentrace.stitch.plan import plan_landing
 from tests.models import prompt, tiny
 from tests.oracle import distance, stitched
 
@@ -96,3 +101,84 @@ def test_a_mask_that_is_written_over_later_is_an_error(change: Any) -> None:
     model: Any = tiny("llama", "eager")
     with pytest.raises(CaptureError, match="position 10"), gentrace.record(model):
         model.generate(prompt(LENGTH), max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+
+
+PROMPT = 9
+
+
+@st.composite
+def shown(draw: st.DrawFn) -> tuple[Tensor, int, int | None, bool]:
+    """``[batch, row, key]`` what rows see, padding and window of keys, capacity, and whether masks are numbers."""
+    batch, steps = draw(st.sampled_from([1, 3])), draw(st.integers(2, 9))
+    window = draw(st.sampled_from([PROMPT + 20, 5, 12]))
+    capacity = draw(st.sampled_from([None, PROMPT + 12])) if window > PROMPT + 12 else None
+    key = torch.arange(PROMPT + steps)
+    row = torch.arange(PROMPT - 1, PROMPT + steps)[:, None]
+    padding = torch.tensor(draw(st.lists(st.integers(0, 4), min_size=batch, max_size=batch)))
+    visible = (key <= row) & (key > row - window) & (key >= padding[:, None, None])
+    for step, offset in draw(st.lists(st.tuples(st.integers(1, steps), st.integers(0, 4)), max_size=2)):
+        place = PROMPT + step - 1 - offset
+        visible[draw(st.integers(0, batch - 1)), step, place] ^= True
+    return visible, window, capacity, draw(st.booleans())
+
+
+@given(shown(), st.sampled_from([rules.WAITING_BYTES, 300]))
+def test_what_masks_of_many_steps_say_is_in_their_fragments(
+    case: tuple[Tensor, int, int | None, bool], most: int
+) -> None:
+    visible, window, capacity, numbers = case
+    batch, rows, _ = visible.shape
+
+    def mask_of(row: int) -> tuple[Tensor, int]:
+        fed = PROMPT - 1 + row
+        keys = capacity or min(fed + 1, window)
+        seen = torch.zeros(batch, 1, 1, keys, dtype=torch.bool)
+        count = min(fed + 1, keys)
+        seen[:, 0, 0, :count] = visible[:, row, fed + 1 - count : fed + 1]
+        if batch > 1 and bool((seen == seen[:1]).all()):
+            # A mask may stand for all sequences.
+            seen = seen[:1] if row % 2 else seen
+        return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min) if numbers else seen, keys
+
+    mask, keys = mask_of(0)
+    landing = plan_landing(fed=PROMPT - 1, queries=1, keys=keys, known=PROMPT - 1)
+    with mock.patch.object(rules, "WAITING_BYTES", most):
+        rule = rules.MaskRule(place_with_mask("eager", mask, keys, landing), "eager", keys, masked=True)
+        for row in range(1, rows):
+            assert rule.admit(*mask_of(row), PROMPT - 1 + row)
+        found = torch.zeros_like(visible)
+        for placed in rule.fragments(PROMPT - 1 + rows):
+            place, said = placed.landing, placed.mask
+            assert said.bias is None
+            for query in range(place.queries):
+                local, key = place.query_start + query - PROMPT + 1, torch.arange(place.key_start, place.key_stop)
+                sees = (key >= said.start[:, query, None]) & (key < said.stop[:, query, None])
+                if said.dense is not None:
+                    sees = said.dense[:, query]
+                found[:, local, place.key_start : place.key_stop] = sees
+    assert found[:, 1:].equal(visible[:, 1:])
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_masks_of_a_padded_batch_are_compared_many_at_a_time(
+    cache: str | None, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    look: Any = rules.MaskRule._look_at  # pyright: ignore[reportPrivateUsage]
+
+    def counted(self: Any, mask: Tensor, keys: int, fed: int) -> None:
+        looked.append(fed)
+        look(self, mask, keys, fed)
+
+    monkeypatch.setattr(rules.MaskRule, "_look_at", counted)
+    ids = prompt(LENGTH, batch=4)
+    mask = torch.ones_like(ids)
+    mask[1, :2] = mask[2, :1] = 0
+    model: Any = tiny("llama", kernel)
+    options = {} if cache is None else {"cache_implementation": cache}
+    with gentrace.record(model) as recorder:
+        model.generate(ids, attention_mask=mask, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, **options)
+    # The first two tell whether others may wait.
+    assert looked == [LENGTH, LENGTH + 1]
+    assert [trace.length for trace in recorder.traces] == [LENGTH + NEW - 1 - hidden for hidden in (0, 2, 1, 0)]
