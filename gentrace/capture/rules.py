@@ -227,10 +227,11 @@ class MaskRule:
         """``[batch or 1, 1, row, width]`` the mask of these rows."""
         # A mask made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
-            column = torch.arange(width)
-            visible = (column >= self._first - key_start)[:, None, None]
+            visible = torch.ones(1, 1, len(rows), width, dtype=torch.bool)
             if self._padded:
-                visible = visible & (column <= torch.arange(rows.start, rows.stop)[:, None])
+                visible.tril_(rows.start)
+            if self._latest_start > key_start:
+                visible = visible & (torch.arange(width) >= self._first - key_start)[:, None, None]
             if dtype == torch.bool:
                 return visible
             return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)

@@ -7,7 +7,6 @@ compiler trace anew for the first recording; the graphs of before are used again
 """
 
 import functools
-import inspect
 import sys
 import threading
 from collections import Counter
@@ -19,12 +18,16 @@ import torch
 from torch import nn
 from transformers.modeling_utils import AttentionInterface
 
+from gentrace.capture.anatomy import parameters_of
 from gentrace.capture.taps.calls import Observer, VectorCall
-from gentrace.capture.taps.hooks import put_back, take_off
+from gentrace.capture.taps.hooks import hooks_of, put_back, take_off
 from gentrace.capture.taps.interface import SEEN, Kernel, seen_by_graph, unwatched_look_up
 
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"
 """What modeling files call their registry."""
+
+Listening = tuple[nn.Module, list[Any]]
+"""A module inside a graph, and the list of what it saw."""
 
 
 class Follower(Observer, Protocol):
@@ -118,13 +121,14 @@ class CompiledWatch:
 
     def _retrace(self, module: nn.Module) -> None:
         """Give the modules their lists, and have the compiler trace what calls their kernels anew."""
-        for inner in module.modules():
-            if SEEN not in inner.__dict__:
-                inner.__dict__[SEEN] = []
-                self._listening.append(inner)
-                namespace = vars(sys.modules[type(inner).__module__])
-                if isinstance(namespace.get(REGISTRY), AttentionInterface):
-                    self._undo.append(swap_registry(namespace))
+        new = [inner for inner in module.modules() if SEEN not in inner.__dict__]
+        for inner in new:
+            inner.__dict__[SEEN] = []
+        self._listening += new
+        for name in {type(inner).__module__ for inner in new}:
+            namespace = vars(sys.modules[name])
+            if isinstance(namespace.get(REGISTRY), AttentionInterface):
+                self._undo.append(swap_registry(namespace))
 
     def _replace(self, holder: nn.Module, name: str, value: Any) -> None:
         # Modules and compiled wrappers both have ways of their own to set attributes.
@@ -140,10 +144,11 @@ class CompiledWatch:
         holder.__dict__[name] = value
 
     def _observed(self, call: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
-        names = list(inspect.signature(type(module).forward).parameters)[1:]
-        inside = list(module.modules())
-        seeing: list[nn.Module] = []
+        names = parameters_of(module)
+        inside: list[Listening] = [(inner, inner.__dict__.get(SEEN, [])) for inner in module.modules()]
+        seeing: list[Listening] = []
         whole = id(module) in self._followed
+        hooks = hooks_of(module) if whole else ()
         follower = self._follower
 
         @functools.wraps(call)
@@ -154,40 +159,39 @@ class CompiledWatch:
             if whole and not steady:
                 follower.forward_begins(module, dict(zip(names, args, strict=False)) | kwargs)
             output = None
-            hooks = take_off(module) if whole else []
+            taken = take_off(hooks)
             try:
                 with self._pause():
                     output = call(*args, **kwargs)
                 if not seeing or (whole and not steady):
                     # Which modules see something hardly changes once a graph has run; there may be hundreds of others.
-                    seeing[:] = [inner for inner in inside if inner.__dict__.get(SEEN)]
+                    seeing[:] = [one for one in inside if one[1]]
                 if steady:
                     self._leave_together(seeing)
                 else:
-                    for inner in seeing:
-                        self._hand_over(inner)
+                    for inner, seen in seeing:
+                        self._hand_over(inner, seen)
                 return output
             finally:
-                put_back(hooks)
+                put_back(taken)
                 if output is None or not steady:
-                    for inner in inside if output is None else seeing:
-                        inner.__dict__.get(SEEN, []).clear()
+                    for _, seen in inside if output is None else seeing:
+                        seen.clear()
                 if whole and not follower.continued(module, output):
                     follower.forward_ends(module, output)
 
         return observed
 
-    def _leave_together(self, modules: list[nn.Module]) -> None:
+    def _leave_together(self, seeing: list[Listening]) -> None:
         """Leave what these modules saw on the steady path, where models inside tell nothing new."""
         following = self._follower.following()
-        for module in modules:
-            seen = module.__dict__[SEEN]
+        for module, seen in seeing:
             if following is not None:
                 following += [(module, *one) for one in seen if len(one) > 1]
             seen.clear()
 
-    def _hand_over(self, module: nn.Module) -> None:
-        for seen in module.__dict__.get(SEEN, ()):
+    def _hand_over(self, module: nn.Module, all_seen: list[Any]) -> None:
+        for seen in all_seen:
             if len(seen) == 1:
                 # What a model inside returned, which its hook would have told outside of a graph.
                 if not self._follower.continues(module, (), {}):

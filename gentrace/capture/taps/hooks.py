@@ -1,6 +1,7 @@
 """The recorder's hooks on modules: how they are told from others, taken off and put back."""
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -48,7 +49,7 @@ class Resting:
         """Take the hooks off these modules, if this thread alone uses the model."""
         with self._lock:
             if len(self._threads) == 1 and not self._taken and not self._ended:
-                self._taken = [one for module in modules for one in take_off(module)]
+                self._taken = [one for module in modules for one in take_off(hooks_of(module))]
 
     def end(self) -> None:
         """Let no hook rest from now on; those that are off stay off."""
@@ -56,14 +57,18 @@ class Resting:
             self._ended, self._taken = True, []
 
 
-def take_off(module: nn.Module) -> Taken:
-    """Take the recorder's hooks off a module; returns what puts them back."""
-    places: tuple[dict[int, Any], ...] = (
+def hooks_of(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    """Where a module keeps its hooks."""
+    return (
         module._forward_pre_hooks,
         module._forward_pre_hooks_with_kwargs,
         module._forward_hooks,
         module._forward_hooks_always_called,
     )
+
+
+def take_off(places: Iterable[dict[int, Any]]) -> Taken:
+    """Take the recorder's hooks off; returns what puts them back."""
     return [(hooks, hooks.pop(HOOK)) for hooks in places if HOOK in hooks]
 
 
