@@ -27,6 +27,8 @@ from gentrace.stitch.scores import ScoreRule
 from gentrace.trace.info import LayerInfo
 
 CHECK_EVERY = 4
+TOGETHER = 2**18
+"""Bytes of queries up to which an attention waits for the forward's end."""
 
 
 class Step:
@@ -59,7 +61,7 @@ class Step:
         self.cache: Any = None
         self.cache_grows = False
         self.calls: list[tuple[Site, VectorCall]] = []
-        """Attentions of single rows, to be recorded when the forward has ended."""
+        """Attentions of few rows, to be recorded when the forward has ended."""
         self.roles: dict[int, str] = {}
         """What the models inside, by their ids, are to the recording."""
         self.followable: list[Followable] = []
@@ -109,25 +111,29 @@ class Step:
             return
         if isinstance(call, ScoreCall):
             self._see_scores(site, call)
-        elif self.queries == 1 and self.number:
-            # One row a layer is cheaper to record for all layers in one go, after the forward.
+        elif (self.queries == 1 and self.number) or (call.source == "interface" and call.query.nbytes <= TOGETHER):
+            # Few rows are cheaper to record for all layers in one go, after the forward.
             self.calls.append((site, call))
         else:
             self._record(site, call, settings)
 
     def finish(self, settings: Settings) -> None:
         """Record what was put off."""
-        for site, call in self.calls:
-            self._record(site, call, settings)
-        self.calls = []
+        # An encoder ends inside the model around it, which may still be watched for softmax.
+        with own_work():
+            for site, call in self.calls:
+                self._record(site, call, settings)
+            self.calls = []
+            self._check_waiting()
+
+    def _check_waiting(self) -> None:
+        """Check the rows that waited for others."""
         groups: dict[Any, list[tuple[VectorLayer, Shown]]] = {}
         for layer, shown in self._unchecked:
             groups.setdefault(shown.alike, []).append((layer, shown))
         self._unchecked = []
         for group in groups.values():
-            # An encoder ends inside the model around it, which may still be watched for softmax.
-            with own_work():
-                checks = check_together([shown for _, shown in group])
+            checks = check_together([shown for _, shown in group])
             for (layer, _), check in zip(group, checks, strict=True):
                 layer.checks.append(check)
 
