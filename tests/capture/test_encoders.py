@@ -153,6 +153,7 @@ def check(trace: gentrace.Trace, model: PreTrainedModel, inputs: dict[str, Tenso
     assert set(trace.fidelity.cross) == set(trace.fidelity.layers)
 
 
+@pytest.mark.usefixtures("large_or_small")
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"use_cache": False}], ids=["greedy", "beams", "no-cache"])
 @pytest.mark.parametrize("name", TRANSLATORS)
@@ -213,6 +214,7 @@ def test_two_models_joined() -> None:
     check(recorder.trace, model, inputs)
 
 
+@pytest.mark.usefixtures("large_or_small")
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders(name: str, kernel: str) -> None:

@@ -45,6 +45,7 @@ def own_text(row: Tensor, prompt_mask: Tensor) -> Tensor:
     return kept if not len(ends) else kept[: length + int(ends[0]) + 1]
 
 
+@pytest.mark.usefixtures("large_or_small")
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", WINDOWED)
 @pytest.mark.parametrize(
@@ -251,6 +252,7 @@ def test_a_chat_that_began_before_recording(name: str) -> None:
     assert distance(trace.tokens.logprobs[cached + 1 :], logprobs[cached:]) <= 1e-4
 
 
+@pytest.mark.usefixtures("large_or_small")
 @pytest.mark.parametrize("name", WINDOWED)
 def test_a_chat_recorded_from_its_beginning_is_whole(name: str) -> None:
     model, ids = tiny(name), prompt(6)

@@ -11,6 +11,7 @@ CASES = [(name, "eager") for name in TYPES] + [(name, "sdpa") for name in SDPA_T
 PROMPT, NEW = 9, 6
 
 
+@pytest.mark.usefixtures("large_or_small")
 @pytest.mark.parametrize(("name", "kernel"), CASES)
 def test_attention_equals_a_full_eager_forward(name: str, kernel: str) -> None:
     model, ids = tiny(name, kernel), prompt(PROMPT)
