@@ -200,13 +200,15 @@ class MaskRule:
             return False
         if self._see_all(starts[0]):
             return _hide_nothing(torch.cat(masks, -1))
-        widths = [mask.shape[-1] for mask in masks]
-        if starts[0] != starts[-1] or (self._padded and widths[0] != widths[-1]):
-            return False
-        rows = range(first, first + len(masks)) if self._padded else range(first, first + 1)
-        expected = self._make_expected(widths[-1], masks[0].dtype, rows, starts[0])
+        widths, dtype = [mask.shape[-1] for mask in masks], masks[0].dtype
         if self._padded:
-            return _equal(expected, torch.cat(masks, 2))
+            if len(set(widths)) > 1:
+                return False
+            rows = range(first, first + len(masks))
+            return _equal(self._make_expected(widths[0], dtype, rows, 0), torch.cat(masks, 2))
+        if starts[0] != starts[-1]:
+            return False
+        expected = self._make_expected(widths[-1], dtype, range(first, first + 1), starts[0])
         return _equal(torch.cat([expected[..., :width] for width in widths], -1), torch.cat(masks, -1))
 
     def _is_expected(self, mask: Tensor, fed: int, key_start: int) -> bool:

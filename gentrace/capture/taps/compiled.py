@@ -145,7 +145,7 @@ class CompiledWatch:
 
     def _observed(self, call: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
         names = parameters_of(module)
-        inside: list[Listening] = [(inner, inner.__dict__.get(SEEN, [])) for inner in module.modules()]
+        inside: list[Listening] = [(inner, inner.__dict__[SEEN]) for inner in module.modules()]
         seeing: list[Listening] = []
         whole = id(module) in self._followed
         hooks = hooks_of(module) if whole else ()
@@ -174,9 +174,8 @@ class CompiledWatch:
                 return output
             finally:
                 put_back(taken)
-                if output is None or not steady:
-                    for _, seen in inside if output is None else seeing:
-                        seen.clear()
+                for _, seen in inside if output is None else seeing:
+                    seen.clear()
                 if whole and not follower.continued(module, output):
                     follower.forward_ends(module, output)
 
@@ -185,10 +184,8 @@ class CompiledWatch:
     def _leave_together(self, seeing: list[Listening]) -> None:
         """Leave what these modules saw on the steady path, where models inside tell nothing new."""
         following = self._follower.following()
-        for module, seen in seeing:
-            if following is not None:
-                following += [(module, *one) for one in seen if len(one) > 1]
-            seen.clear()
+        if following is not None:
+            following += [(module, *one) for module, seen in seeing for one in seen if len(one) > 1]
 
     def _hand_over(self, module: nn.Module, all_seen: list[Any]) -> None:
         for seen in all_seen:
