@@ -26,6 +26,12 @@ def wait_until(test: Callable[[], bool], process: "subprocess.Popen[str] | None"
         time.sleep(0.05)
 
 
+def blocks(process: int, which: signal.Signals) -> bool:
+    """Whether a process does not hear of a signal."""
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    return bool(int(status["SigBlk"], 16) >> which - 1 & 1)
+
+
 def test_a_killed_worker_changes_nothing(tmp_path: Path) -> None:
     marker = tmp_path / "killed"
     spec = load_spec(deadly_spec(tmp_path, str(marker)))
@@ -47,6 +53,7 @@ def test_workers_end_with_their_parent(how: signal.Signals, tmp_path: Path) -> N
     command = [sys.executable, "-m", "gentrace", "study", "run", str(spec), "--out", str(out), "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_until(lambda: len(workers_seen(tmp_path)) == 2, process)
+    assert all(blocks(worker, signal.SIGINT) for worker in workers_seen(tmp_path))
     # A terminal sends Ctrl-C to all of them.
     os.killpg(process.pid, how) if how == signal.SIGINT else process.kill()
     _, said = process.communicate(timeout=PATIENCE)
