@@ -148,11 +148,42 @@ def find_runs(visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = max(1, PIECE * visible.shape[-2] // visible.numel())
         parts = [find_runs(part) for part in visible.split(rows, -2)]
         return tuple(torch.cat(pieces, -1) for pieces in zip(*parts, strict=True))  # type: ignore[return-value]
+    # On an accelerator the question whether it is one would wait for the device.
+    if visible.device.type == "cpu" and visible.dim() > 1 and (runs := _triangle(visible)) is not None:
+        return *runs, torch.ones_like(runs[0], dtype=torch.bool)
     column = torch.arange(keys, device=visible.device, dtype=torch.int32)
     zero = column.new_zeros(())
     stop = torch.where(visible, column + 1, zero).amax(-1)
     start = torch.minimum(keys - torch.where(visible, keys - column, zero).amax(-1), stop)
     return start, stop, visible.sum(-1) == stop - start
+
+
+def _triangle(visible: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The runs of a mask in which each row sees one key more than the row before, from one first key on.
+
+    Nearly every prompt's mask is such a one. To compare it with what it should be takes a quarter of the time that it
+    takes to search each row.
+
+    Args:
+        visible: ``[..., query, key]`` booleans.
+
+    Returns:
+        As `find_runs`; None if it is another mask.
+    """
+    queries, keys = visible.shape[-2:]
+    if not queries or not keys:
+        return None
+    newest = visible[..., -1, :].int()
+    first = newest.argmax(-1, keepdim=True).int()
+    behind = torch.arange(queries - 1, -1, -1, dtype=torch.int32)
+    stop = first + newest.sum(-1, keepdim=True, dtype=torch.int32) - behind
+    stop = stop.where(stop > first, 0)
+    start = torch.minimum(first, stop)
+    column = torch.arange(keys, dtype=torch.int32)
+    expected = column < stop[..., None]
+    if bool(first.any()):
+        expected &= column >= start[..., None]
+    return (start, stop) if torch.equal(expected, visible) else None
 
 
 def unmasked(
@@ -252,7 +283,7 @@ def look_at_mask(mask: Tensor, landing: Landing) -> MaskReading:
     surplus = _open(mask[..., landing.keys :]).any()
     mask = mask[..., : landing.keys]
     visible = _open(mask)
-    adds = torch.zeros_like(surplus) if mask.dtype == torch.bool else (visible & (mask != 0)).any()
+    adds = torch.zeros_like(surplus) if mask.dtype == torch.bool else torch.logical_and(visible, mask).any()
     start, stop, one_run = find_runs(visible[:, 0])
     differ = (visible != visible[:, :1]).any() if visible.shape[1] > 1 else torch.zeros_like(surplus)
     findings = torch.stack([surplus, differ, adds, one_run.all()])

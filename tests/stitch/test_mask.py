@@ -40,6 +40,31 @@ def test_runs() -> None:
     assert one_run.tolist() == [True, True, False, True]
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    firsts=st.lists(st.integers(0, 8), min_size=1, max_size=3),
+    rows=st.integers(1, 7),
+    before=st.integers(-3, 4),
+    flipped=st.none() | st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(0, 7)),
+)
+def test_prompts_of_padded_batches_and_those_that_nearly_are(
+    firsts: list[int], rows: int, before: int, flipped: tuple[int, int, int] | None
+) -> None:
+    visible = torch.ones(len(firsts), rows, 8, dtype=torch.bool).tril(before)
+    for sequence, first in zip(visible, firsts, strict=True):
+        sequence[:, :first] = False
+    if flipped is not None:
+        place = flipped[0] % len(firsts), flipped[1] % rows, flipped[2]
+        visible[place] = ~visible[place]
+    found = find_runs(visible)
+    for sequence, *runs in zip(visible.tolist(), *map(torch.Tensor.tolist, found), strict=True):
+        for row, start, stop, one_run in zip(sequence, *runs, strict=True):
+            seen = [key for key, sees in enumerate(row) if sees]
+            edges = (seen[0], seen[-1] + 1) if seen else (0, 0)
+            assert (start, stop) == edges
+            assert one_run == (len(seen) == edges[1] - edges[0])
+
+
 def test_an_additive_mask_gives_up_its_bias() -> None:
     low = torch.finfo(torch.float16).min
     mask = torch.tensor([[[[0.5, low, -torch.inf], [0.0, -2.0, low]]]], dtype=torch.float16)
